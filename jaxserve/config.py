@@ -34,9 +34,9 @@ STRUCTURED_OUTPUTS_KEYS = {
     **{"disable_any_whitespace": bool, "disable_additional_properties": bool},
 }
 
-Quantization = Literal["none", "int8", "int4"]
+Quantization = Literal["none", "int8", "int4", "fp8"]
 KVCacheDtype = Literal["auto", "bfloat16", "float16", "float32", "int8", "fp8", "fp8_e4m3", "fp8_e5m2"]
-QuantizationChoice = Literal["auto", "none", "int8", "int4"]
+QuantizationChoice = Literal["auto", "none", "int8", "int4", "fp8"]
 
 
 def option(default: Any, help: str, *, group: str | None = None, is_secret: bool = False) -> Any:
@@ -84,9 +84,10 @@ class EngineConfig:
     )
     quantization: QuantizationChoice = option(
         "auto",
-        "Weights are packed as int8, or as int4 with the token embeddings in int8; auto packs only integers of a"
-        " quantised checkpoint, with their own codes. This works on CPU and in float32 only; activations are rounded"
-        " to int8 inside every product.",
+        "Weights are packed as int8, as fp8, or as int4 with the token embeddings in int8; auto packs only integers of"
+        " a quantised checkpoint, on a CPU and with their own codes. CPUs have int8 and int4 in blocks, compute in"
+        " float32 and round activations to int8 inside every product; GPUs have int8 and fp8, and TPUs all three, with"
+        " a scale for each output or group of inputs.",
     )
     tensor_parallel_size: int = option(
         1,
@@ -280,10 +281,6 @@ class EngineConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise BadConfig(f"{name} must be at least 1, got {value}.")
-        if self.quantization in ("int8", "int4") and self.dtype == "bfloat16":
-            raise BadConfig(
-                f"quantization={self.quantization!r} computes in float32, not bfloat16; try --dtype float32, or auto."
-            )
         timeouts = ("template_timeout_s", "request_template_timeout_s", "grammar_compile_timeout_s", "step_timeout_s")
         for name in timeouts:
             if not getattr(self, name) > 0:

@@ -87,6 +87,8 @@ def convert_model(
     format = format or ("safetensors" if path.name.endswith("safetensors") else "orbax")
     if format == "safetensors" and quantization not in ("auto", "none"):
         raise BadConfig(f"quantization={quantization!r} packs, and safetensors are not packed; leave it out, or --to.")
+    if quantization == "fp8":
+        raise BadConfig("quantization='fp8' rounds weights while they are loaded; convert without it, serve with it.")
     _check_destination(path)
     source = resolve_model(model, revision=revision, download_dir=download_dir, token=token, progress=progress)
     checkpoint = open_checkpoint(source)

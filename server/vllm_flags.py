@@ -59,7 +59,7 @@ def _expand(*, switch: str = "", value: str = "", values: str = "", optional: st
             yield name, arity
 
 
-# Forms of checkpoints, which the files themselves tell. vLLM packs plain weights itself for `fp8`, so that is refused.
+# Forms of checkpoints, which the files themselves tell. For `fp8` vLLM packs plain weights itself, as is done here.
 CHECKPOINT_FORMS = (
     *("gguf", "awq", "awq_marlin", "gptq", "gptq_marlin", "compressed-tensors", "fbgemm_fp8", "modelopt"),
     *("modelopt_fp4", "quark", "auto-round", "mxfp4"),
@@ -74,7 +74,7 @@ VALUE_ALIASES: dict[str, dict[str, str | None]] = {
 REFUSED_VALUE_REASONS = {
     "dtype": "float16 is not computed here; bfloat16 is as small, float32 exact, and auto chooses between them",
     "kv-cache-dtype": "scales are those of each token and head, whatever the format",
-    "quantization": "the form of a checkpoint is read from its files, without this flag, and int8 or int4 pack its"
+    "quantization": "the form of a checkpoint is read from its files, without this flag, and int8, int4 or fp8 pack its"
     " weights here",
 }
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from scripts.device_checks import compile as device_compile
-from scripts.device_checks.hlo import count_collectives, find_moves
+from scripts.device_checks.hlo import count_collectives, find_expanded, find_moves
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "device"
 PROGRAM = """
@@ -31,6 +31,26 @@ def test_moves_of_large_arrays_are_found_and_updates_in_place_are_not():
 
 def test_collectives_are_counted_whether_they_are_split_in_two_or_not():
     assert count_collectives(PROGRAM) == {"all-reduce": 2}
+
+
+EXPANDED = """
+%fused (p: s8[64,512]) -> bf16[64,512] {
+  %p.1 = s8[64,512]{1,0} parameter(0)
+  ROOT %convert.1 = bf16[64,512]{1,0} convert(%p.1)
+}
+
+ENTRY %main.5 (w: s8[64,512], x: bf16[64,512]) -> bf16[64,512] {
+  %w.1 = s8[64,512]{1,0} parameter(0)
+  %x.1 = bf16[64,512]{1,0} parameter(1)
+  %fusion.1 = bf16[8,4096]{1,0} fusion(%w.1), kind=kLoop, calls=%fused
+  ROOT %dot.1 = f32[8,16]{1,0} dot(%x.1, %fusion.1)
+}
+"""
+
+
+def test_a_weight_that_is_stored_in_wide_floats_is_found_and_one_that_a_fusion_reads_is_not():
+    assert find_expanded(EXPANDED, {64 * 512}) == {"bf16[8, 4096] by fusion": 1}
+    assert find_expanded(EXPANDED, {8 * 16}) == {"f32[8, 16] by dot": 1}
 
 
 @pytest.mark.parametrize(

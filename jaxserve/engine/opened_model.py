@@ -11,8 +11,7 @@ import numpy as np
 
 from jaxserve.config import EngineConfig
 from jaxserve.engine.compile import ProgressCallback
-from jaxserve.engine.weight_form import WeightForm, choose_weight_form
-from jaxserve.errors import BadConfig
+from jaxserve.engine.weight_form import WeightForm, choose_requested, choose_weight_form
 from jaxserve.layers.param_spec import ParamPath, ParamSpec
 from jaxserve.model_files import blame_model_files
 from jaxserve.models.architecture import Architecture
@@ -73,6 +72,10 @@ def open_model(
 
     Raises StartupError if it cannot be fetched or its parts do not fit.
     """
+    placement = placement or choose_placements(config)[0]
+    dtype = _dtype(config, placement.platform)
+    if config.quantization != "auto":
+        choose_requested(config.quantization, placement, dtype)  # so that a fault is known before anything is fetched
     path = resolve_model(
         config.model,
         revision=config.revision,
@@ -89,13 +92,11 @@ def open_model(
     with blame_model_files(config_name):
         architecture = find_architecture(model_config)
         spec = architecture.spec(model_config, config_name)
-    placement = placement or choose_placements(config)[0]
-    dtype = _dtype(config, placement.platform)
     leaves = architecture.params(spec)
-    form = choose_weight_form(config, checkpoint, leaves, spec, placement.ranks, placement.platform, dtype)
-    check_partition(spec, placement.ranks, form.quantization)
-    check_quantization(config, placement.platform, dtype)
-    shapes = place_params(abstract_params(leaves, dtype, form.quantization, form.kinds), leaves, spec, placement)
+    form = choose_weight_form(config, checkpoint, leaves, spec, placement, dtype)
+    check_partition(spec, placement.ranks, form.quantization if form.scaled is None else "none")
+    abstract = abstract_params(leaves, dtype, form.quantization, form.kinds, form.scaled)
+    shapes = place_params(abstract, leaves, spec, placement)
     check_checkpoint(checkpoint, leaves, ignored=architecture.ignored_tensors(spec))
     return OpenedModel(path, checkpoint, model_config, architecture, spec, placement, dtype, leaves, shapes, form)
 
@@ -121,25 +122,6 @@ def _dtype(config: EngineConfig, platform: str) -> np.dtype:
     """
     name = config.dtype if config.dtype != "auto" else ("float32" if platform == "cpu" else "bfloat16")
     return np.dtype(jnp.dtype(name))
-
-
-def check_quantization(config: EngineConfig, platform: str, dtype: np.dtype) -> None:
-    """Check that packed weights are not slower than unpacked ones.
-
-    Their products are computed in float32, and there are kernels for CPUs only.
-
-    Raises BadConfig for another platform or dtype.
-    """
-    if config.quantization in ("auto", "none"):
-        return
-    if platform != "cpu":
-        raise BadConfig(
-            f"quantization={config.quantization!r} has kernels for CPUs only and this is a {platform}; leave it out."
-        )
-    if dtype != np.float32:
-        raise BadConfig(
-            f"quantization={config.quantization!r} computes in float32, not {dtype}; try --dtype float32, or auto."
-        )
 
 
 def _to_path(text: str | None) -> Path | None:

@@ -183,14 +183,15 @@ def measure_peak_rates(
     """Measure a device's peak rates: the best of as many runs as fit into probe_s seconds.
 
     The bytes are those of a sum over a large array, the operations those of a square matrix product; with a
-    quantization the product is one of packed weights, whose integers may be multiplied faster than floats.
+    quantization the product is one of packed weights on CPUs, whose integers may be multiplied faster than floats.
     """
+    is_packed = quantization != "none" and device.platform == "cpu"
     num_bytes, side = _READ_BYTES.get(device.platform, 1024 * MIB), _MATMUL_SIDE.get(device.platform, 8192)
     with jax.default_device(device):
         numbers, square = jnp.ones(num_bytes // dtype.itemsize, dtype), jnp.ones((side, side), dtype)
     total = jax.jit(lambda x: jnp.sum(x, dtype=jnp.float32))
-    weight = square if quantization == "none" else _packed(quantization, side)
-    matmul = jax.jit(lambda a, b: a @ b if quantization == "none" else quant.packed_matmul(a, b)[0])
+    weight = _packed(quantization, side) if is_packed else square
+    matmul = jax.jit(lambda a, b: quant.packed_matmul(a, b)[0] if is_packed else a @ b)
     peak_rates = PeakRates(
         bytes_per_s=num_bytes / _best_s(lambda: total(numbers), probe_s / 2),
         flops_per_s=2 * side**3 / _best_s(lambda: matmul(square, weight), probe_s / 2),
@@ -200,7 +201,8 @@ def measure_peak_rates(
     return peak_rates
 
 
-def _packed(kind: quant.PackedKind, side: int) -> quant.PackedWeight:
+def _packed(kind: Quantization, side: int) -> quant.PackedWeight:
+    assert kind == "int8" or kind == "int4", "a CPU packs no others"
     weight = quant.abstract_packed(kind, side, side)
     return replace(weight, data=jnp.zeros(weight.data.shape, weight.data.dtype))
 

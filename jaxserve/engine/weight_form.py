@@ -13,17 +13,25 @@ from jaxserve.config import EngineConfig, Quantization
 from jaxserve.errors import BadConfig
 from jaxserve.layers.param_spec import ParamPath, ParamSpec
 from jaxserve.layers.quant import PackedKind
+from jaxserve.layers.scaled_weight import ScaledForm, ScaledKind
 from jaxserve.models.partition import check_partition
 from jaxserve.models.spec import DecoderSpec
 from jaxserve.native import library
-from jaxserve.parallel.ranks import Ranks
+from jaxserve.parallel.placement import Placement
 from jaxserve.weights.load import find_origin
 from jaxserve.weights.orbax import OrbaxCheckpoint
 from jaxserve.weights.protocol import Checkpoint
 from jaxserve.weights.quantized import QuantizedCheckpoint
+from jaxserve.weights.scaling import find_stored_scales
 
-# Platform → why integers of a checkpoint are unpacked there; platforms that are not here have kernels.
-UNPACKED_PLATFORMS = {name: f"a {name} has no kernels for packed weights" for name in ("gpu", "cuda", "rocm", "tpu")}
+# Platform → kind → in which form there are products for it. On GPUs XLA would expand the groups of int4: into more
+# bytes than bfloat16 weights have, from 32 rows on (jaxlib 0.10.2, compiled for an H200).
+PRODUCTS: Mapping[str, Mapping[Quantization, str]] = {
+    "cpu": {"int8": "blocks of 32", "int4": "blocks of 32"},
+    "gpu": {"int8": "outputs", "fp8": "outputs"},
+    "tpu": {"int8": "outputs", "fp8": "outputs", "int4": "groups of inputs"},
+}
+FP8_CAPABILITY = 9.0  # of NVIDIA GPUs from which on fp8 is multiplied as it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +41,13 @@ class WeightForm:
     quantization   The kind of the packed ones.
     kinds          The weights that are packed, each with its kind; None: all that can be.
     reason         Why, for the start-up table; empty where nobody would ask.
+    scaled         How an accelerator multiplies them; None: they are packed in blocks, or not packed.
     """
 
     quantization: Quantization
-    kinds: Mapping[ParamPath, PackedKind] | None = None
+    kinds: Mapping[ParamPath, ScaledKind] | None = None
     reason: str = ""
+    scaled: ScaledForm | None = None
 
 
 def choose_weight_form(
@@ -45,23 +55,28 @@ def choose_weight_form(
     checkpoint: Checkpoint,
     params: Mapping[ParamPath, ParamSpec],
     spec: DecoderSpec,
-    ranks: Ranks,
-    platform: str,
+    placement: Placement,
     dtype: np.dtype,
 ) -> WeightForm:
-    """Return the form that the settings ask for; with `auto` that of the file, or plain where that cannot be."""
+    """Return the form that the settings ask for; with `auto` that of the file, or plain where that cannot be.
+
+    Raises BadConfig if there are no products for what the settings ask for.
+    """
+    ranks, platform = placement.ranks, placement.platform
     if config.quantization != "auto":
-        return WeightForm(config.quantization)
+        return choose_requested(config.quantization, placement, dtype)
     if not isinstance(checkpoint, QuantizedCheckpoint | OrbaxCheckpoint):
         return WeightForm("none")
+    if platform != "cpu":
+        return _keep_scales(checkpoint, params, placement)
     kinds = find_kinds(checkpoint, params)
     if not kinds and isinstance(checkpoint, OrbaxCheckpoint):
         return WeightForm("none")
     if not kinds:
         return WeightForm("none", reason="what is packed in the file are not integers in order")
     quantization: PackedKind = "int4" if "int4" in kinds.values() else "int8"
-    reason = UNPACKED_PLATFORMS.get(platform)
-    if reason is None and dtype != np.float32:
+    reason = None
+    if dtype != np.float32:
         reason = "products of packed weights are computed in float32"
     if reason is None and not library.is_usable():
         reason = "products of packed weights are slow for want of a C compiler"
@@ -73,6 +88,54 @@ def choose_weight_form(
     if reason is not None:
         return WeightForm("none", reason=reason)
     return WeightForm(quantization, None if _is_all(kinds, params, quantization) else kinds, "the codes of the file")
+
+
+def _keep_scales(
+    checkpoint: QuantizedCheckpoint | OrbaxCheckpoint, params: Mapping[ParamPath, ParamSpec], placement: Placement
+) -> WeightForm:
+    """Return the form for an accelerator, which multiplies the file's numbers if outputs have one scale each."""
+    products = PRODUCTS.get(placement.platform, {})
+    found = {
+        path: find_stored_scales(checkpoint, find_origin(checkpoint, path, param))
+        for path, param in params.items()
+        if param.is_packable
+    }
+    kinds: dict[ParamPath, ScaledKind] = {
+        path: stored[0] for path, stored in found.items() if stored is not None and stored[0] in products
+    }
+    if not kinds:
+        is_plain = isinstance(checkpoint, OrbaxCheckpoint) and not checkpoint.packed
+        reason = "" if is_plain else f"a {placement.platform} multiplies numbers with one scale for each output"
+        return WeightForm("none", reason=reason)
+    quantization = "fp8" if "fp8" in kinds.values() else "int8"
+    form = ScaledForm(_rounds_activations(placement))
+    return WeightForm(quantization, kinds, "the numbers of the file", form)
+
+
+def _rounds_activations(placement: Placement) -> bool:
+    capability = str(getattr(placement.devices[0], "compute_capability", "0"))
+    return placement.platform == "gpu" and float(capability) >= FP8_CAPABILITY
+
+
+def choose_requested(quantization: Quantization, placement: Placement, dtype: np.dtype) -> WeightForm:
+    """Return the form of weights that are all packed alike.
+
+    Raises BadConfig if the devices have no products for it.
+    """
+    platform = placement.platform
+    if quantization == "none":
+        return WeightForm(quantization)
+    kinds = PRODUCTS.get(platform, {})
+    if quantization not in kinds:
+        others = f"try {' or '.join(kinds)}" if kinds else "leave it out"
+        raise BadConfig(f"quantization={quantization!r} has no products on a {platform}; {others}.")
+    if platform != "cpu":
+        return WeightForm(quantization, scaled=ScaledForm(quantization == "fp8" and _rounds_activations(placement)))
+    if dtype != np.float32:
+        raise BadConfig(
+            f"quantization={quantization!r} computes in float32, not {dtype}, on a cpu; try --dtype float32, or auto."
+        )
+    return WeightForm(quantization)
 
 
 def _is_all(kinds: Mapping[ParamPath, PackedKind], params: Mapping[ParamPath, ParamSpec], kind: PackedKind) -> bool:
@@ -105,6 +168,13 @@ def describe_weight_form(form: WeightForm) -> str:
     reason = f" ({form.reason})" if form.reason else ""
     if form.quantization == "none":
         return f"not packed{reason}"
+    if form.scaled is not None:
+        groups = "group of inputs" if form.quantization == "int4" else "output"
+        tables = ", tables int8" if form.quantization == "int4" else ""
+        activations = ", activations in fp8" if form.scaled.rounds_activations and form.quantization == "fp8" else ""
+        matrices = "" if form.kinds is None else f" in {len(form.kinds)} matrices"
+        text = f"{form.quantization}{matrices} with a scale for each {groups}{tables}{activations}{reason}"
+        return f"{text}, products by XLA"
     products = "native products" if library.is_usable() else "unpacked in every step, for want of a C compiler"
     if form.kinds is None:
         return f"{form.quantization}{', tables int8' if form.quantization == 'int4' else ''}{reason}, {products}"

@@ -7,6 +7,7 @@ from jax.typing import DTypeLike
 
 from jaxserve.layers import quant
 from jaxserve.layers.linear import matmul_precision
+from jaxserve.layers.scaled_weight import ScaledWeight, scaled_matmul, scaled_rows
 from jaxserve.parallel.ranks import ONE_RANK, Ranks
 
 
@@ -19,29 +20,30 @@ class Embedding(nnx.Module):
     def __init__(
         self, vocab_size: int, width: int, *, dtype: DTypeLike, rngs: nnx.Rngs, ranks: Ranks = ONE_RANK
     ) -> None:
-        self.ranks = ranks
+        self.ranks, self.dtype = ranks, jnp.dtype(dtype)
         self.table = nnx.Param(0.02 * rngs.params.normal((vocab_size, width), dtype))
 
     def __call__(self, token_T: Array) -> Array:
         """Return x_TD for token_T int32. Ids outside the vocabulary read the nearest row."""
         table = self.table.get_value()
         if self.ranks.size == 1:
-            return _take_rows(table, token_T)
+            return self._take_rows(table, token_T)
         num = table.shape[1] if isinstance(table, quant.PackedWeight) else table.shape[0]
         row_T = token_T - self.ranks.offset(num)
         is_here_T = (row_T >= 0) & (row_T < num)  # ranks that do not have a token's row add zeros
-        return self.ranks.sum(jnp.where(is_here_T[:, None], _take_rows(table, row_T), 0))
+        return self.ranks.sum(jnp.where(is_here_T[:, None], self._take_rows(table, row_T), 0))
 
     def compute_logits(self, hidden_BD: Array) -> Array:
         """Return logits_BV float32 for hidden_BD, in a model whose head is tied to the embedding."""
         return compute_logits(hidden_BD, self.table.get_value())
 
-
-def _take_rows(table: Array | quant.PackedWeight, row_T: Array) -> Array:
-    """Return rows of a table [T, D]; indices outside read the nearest."""
-    if isinstance(table, quant.PackedWeight):
-        return quant.embedding_rows(table, row_T)
-    return jnp.take(table, row_T, axis=0, mode="clip")
+    def _take_rows(self, table: Array | quant.PackedWeight | ScaledWeight, row_T: Array) -> Array:
+        """Return rows of a table [T, D]; indices outside read the nearest."""
+        if isinstance(table, ScaledWeight):
+            return scaled_rows(table, row_T).astype(self.dtype)
+        if isinstance(table, quant.PackedWeight):
+            return quant.embedding_rows(table, row_T)
+        return jnp.take(table, row_T, axis=0, mode="clip")
 
 
 class LMHead(nnx.Module):
@@ -59,11 +61,13 @@ class LMHead(nnx.Module):
         return logits_BV if self.bias is None else logits_BV + self.bias[...].astype(jnp.float32)
 
 
-def compute_logits(hidden_BD: Array, table_VD: Array | quant.PackedWeight) -> Array:
+def compute_logits(hidden_BD: Array, table_VD: Array | quant.PackedWeight | ScaledWeight) -> Array:
     """Return the logits of vectors: products with every token's row, summed in float32.
 
     Half a bfloat16 step can change the best token.
     """
+    if isinstance(table_VD, ScaledWeight):
+        return scaled_matmul(hidden_BD, table_VD)
     if isinstance(table_VD, quant.PackedWeight):
         return quant.packed_matmul(hidden_BD.astype(jnp.float32), table_VD)[0]
     return jnp.einsum(

@@ -1,4 +1,4 @@
-"""Linear layers: the product of an array by einsum, of a packed weight by quant.py, of adapters by adapted.py."""
+"""Linear layers: the product by einsum, of a packed weight by quant.py or scaled_weight.py; adapters by adapted.py."""
 
 import jax.numpy as jnp
 from flax import nnx
@@ -7,6 +7,7 @@ from jax.typing import DTypeLike
 
 from jaxserve.layers import quant
 from jaxserve.layers.adapted import AdaptedKernel
+from jaxserve.layers.scaled_weight import ScaledWeight, scaled_matmul
 from jaxserve.parallel.ranks import ONE_RANK, Ranks
 
 
@@ -17,6 +18,19 @@ def matmul_precision(dtype: DTypeLike) -> lax.Precision | None:
     default is already right.
     """
     return lax.Precision.HIGHEST if jnp.dtype(dtype) == jnp.float32 else None
+
+
+def multiply(x_TI: Array, *kernels: Array | quant.PackedWeight | ScaledWeight) -> tuple[Array, ...]:
+    """Return x @ kernel [T, out] in x's type for each of the kernels; those in packed blocks share one call."""
+    packed = [kernel for kernel in kernels if isinstance(kernel, quant.PackedWeight)]
+    if len(packed) == len(kernels):
+        return quant.packed_matmul(x_TI, *packed)
+    return tuple(
+        scaled_matmul(x_TI, kernel).astype(x_TI.dtype)
+        if isinstance(kernel, ScaledWeight)
+        else jnp.einsum("ti,io->to", x_TI, kernel, precision=matmul_precision(x_TI.dtype))
+        for kernel in kernels
+    )
 
 
 class Linear(nnx.Module):
@@ -48,12 +62,7 @@ class Linear(nnx.Module):
 def apply_linears(x: Array, *layers: Linear) -> tuple[Array, ...]:
     """Return the output of each layer for the same x. Packed layers share one call."""
     values = [layer.kernel.get_value() for layer in layers]
-    kernels = [value.kernel if isinstance(value, AdaptedKernel) else value for value in values]
-    packed = [kernel for kernel in kernels if isinstance(kernel, quant.PackedWeight)]
-    if len(packed) == len(kernels):
-        products = quant.packed_matmul(x, *packed)
-    else:
-        products = [jnp.einsum("ti,io->to", x, kernel, precision=matmul_precision(x.dtype)) for kernel in kernels]
+    products = multiply(x, *(value.kernel if isinstance(value, AdaptedKernel) else value for value in values))
     products = [
         y + value.compute_change(x, matmul_precision(x.dtype)) if isinstance(value, AdaptedKernel) else y
         for y, value in zip(products, values, strict=True)

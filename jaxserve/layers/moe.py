@@ -17,9 +17,10 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 
 from jaxserve.layers import quant
-from jaxserve.layers.linear import Linear, matmul_precision
+from jaxserve.layers.linear import Linear, matmul_precision, multiply
 from jaxserve.layers.mlp import MLP, Activation, ClampedSwiGLU, apply_gate
 from jaxserve.layers.norms import Norm, NormSpec
+from jaxserve.layers.scaled_weight import ScaledWeight, take_expert
 from jaxserve.native import library
 from jaxserve.parallel.ranks import ONE_RANK, Ranks
 
@@ -172,6 +173,8 @@ class Experts(nnx.Module):
         """
         kernels = (self.gate.get_value(), self.up.get_value(), self.down.get_value())
         packed = [kernel for kernel in kernels if isinstance(kernel, quant.PackedWeight)]
+        if any(isinstance(kernel, ScaledWeight) for kernel in kernels):
+            return self._loop(x_TD, index_TK, is_real_TK, kernels)  # ragged_dot would expand all experts
         if packed:
             run = self._run_native if len(packed) == len(kernels) and packed[0].native else self._loop
             return run(x_TD, index_TK, is_real_TK, kernels)
@@ -209,8 +212,8 @@ class Experts(nnx.Module):
             start, expert = block * blocks.rows, blocks.expert_X[block]
             gate, up, down = (_kernel_of(kernel, expert) for kernel in kernels)
             x_RD = lax.dynamic_slice_in_dim(x_SD, start, blocks.rows)
-            gate_RF, up_RF = _products(x_RD, gate, up)
-            (y_RD,) = _products(self._apply_gate(gate_RF, up_RF, expert), down)
+            gate_RF, up_RF = multiply(x_RD, gate, up)
+            (y_RD,) = multiply(self._apply_gate(gate_RF, up_RF, expert), down)
             return lax.dynamic_update_slice_in_dim(out_SD, y_RD, start, axis=0)
 
         y_SD = lax.fori_loop(0, blocks.num_blocks, run_block, jnp.zeros_like(x_SD))
@@ -243,21 +246,18 @@ def ragged_products(x_SI: Array, count_E: Array, *kernels: Array) -> tuple[Array
     return tuple(product(x_SI, kernel_EIO).astype(x_SI.dtype) for kernel_EIO in kernels)
 
 
-def _num_experts(kernel_EIO: Array | quant.PackedWeight) -> int:
+def _num_experts(kernel_EIO: Array | quant.PackedWeight | ScaledWeight) -> int:
     return (kernel_EIO.data if isinstance(kernel_EIO, quant.PackedWeight) else kernel_EIO).shape[0]
 
 
-def _kernel_of(kernel_EIO: Array | quant.PackedWeight, expert: Array) -> Array | quant.PackedWeight:
+def _kernel_of(
+    kernel_EIO: Array | quant.PackedWeight | ScaledWeight, expert: Array
+) -> Array | quant.PackedWeight | ScaledWeight:
+    if isinstance(kernel_EIO, ScaledWeight):
+        return take_expert(kernel_EIO, expert)
     if isinstance(kernel_EIO, quant.PackedWeight):
         return replace(kernel_EIO, data=lax.dynamic_index_in_dim(kernel_EIO.data, expert, keepdims=False))
     return lax.dynamic_index_in_dim(kernel_EIO, expert, keepdims=False)
-
-
-def _products(x_RI: Array, *kernels: Array | quant.PackedWeight) -> tuple[Array, ...]:
-    packed = [kernel for kernel in kernels if isinstance(kernel, quant.PackedWeight)]
-    if len(packed) == len(kernels):
-        return quant.packed_matmul(x_RI, *packed)
-    return tuple(jnp.einsum("ri,io->ro", x_RI, kernel, precision=matmul_precision(x_RI.dtype)) for kernel in kernels)
 
 
 MOE_NORMS = ("shared_norm", "shared_post_norm", "expert_norm", "expert_post_norm")

@@ -69,8 +69,10 @@ def abstract_packed(
     return PackedWeight(jax.ShapeDtypeStruct(shape, np.uint8), kind, width_in, width_out, native)
 
 
-def bytes_per_weight(kind: PackedKind) -> float:
+def bytes_per_weight(kind: Literal["int8", "int4", "fp8"]) -> float:
     """Return bytes per weight, with scales and minima."""
+    if kind == "fp8":
+        return 1.0  # it has no blocks, and few scales
     return BLOCK_BYTES[kind] / (GROUP_SIZE * BLOCK_SIZE)
 
 

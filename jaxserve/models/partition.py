@@ -22,6 +22,7 @@ from jaxserve.layers.adapted import AdapterLayout, FactorStacks
 from jaxserve.layers.adapter import is_adaptable
 from jaxserve.layers.param_spec import ParamPath, ParamSpec
 from jaxserve.layers.quant import BLOCK_BYTES, BLOCK_SIZE, GROUP_SIZE, PackedWeight
+from jaxserve.layers.scaled_weight import ScaledForm, ScaledWeight, abstract_scaled
 from jaxserve.models.attention_spec import AttentionSpec
 from jaxserve.models.spec import DecoderSpec, LayerSpec, MoESpec
 from jaxserve.parallel.placement import Placement
@@ -108,17 +109,24 @@ def local_caches(caches: Sequence[LayerCache], size: int) -> tuple[LayerCache, .
 
 
 def place_params(
-    shapes: Mapping[ParamPath, jax.ShapeDtypeStruct | PackedWeight],
+    shapes: Mapping[ParamPath, jax.ShapeDtypeStruct | PackedWeight | ScaledWeight],
     params: Mapping[ParamPath, ParamSpec],
     spec: DecoderSpec,
     placement: Placement,
-) -> dict[ParamPath, jax.ShapeDtypeStruct | PackedWeight]:
-    """Return the shapes of weights as they lie on the devices, with their shardings."""
+) -> dict[ParamPath, jax.ShapeDtypeStruct | PackedWeight | ScaledWeight]:
+    """Return the shapes of weights as they lie on the devices, with their shardings.
 
-    def place(path: ParamPath, shape: jax.ShapeDtypeStruct | PackedWeight) -> jax.ShapeDtypeStruct | PackedWeight:
+    Raises BadConfig if a group of int4 would be cut.
+    """
+
+    def place(
+        path: ParamPath, shape: jax.ShapeDtypeStruct | PackedWeight | ScaledWeight
+    ) -> jax.ShapeDtypeStruct | PackedWeight | ScaledWeight:
         whole, axes = _whole_shape(path, params[path], spec, placement.size), params[path].axes
         if isinstance(shape, PackedWeight):
             return _place_packed(shape, whole, axes, path[-1] == "table", placement)
+        if isinstance(shape, ScaledWeight):
+            return _place_scaled(shape, whole, axes, placement)
         return jax.ShapeDtypeStruct(whole, shape.dtype, sharding=placement.split(axes))
 
     return {path: place(path, shape) for path, shape in shapes.items()}
@@ -174,6 +182,29 @@ def _place_packed(
         sharding=placement.split((*(axis for _, axis in experts), axis_out, axis_in, None)),
     )
     return replace(weight, data=data, width_in=width_in, width_out=width_out)
+
+
+def _place_scaled(
+    weight: ScaledWeight, shape: tuple[int, ...], axes: tuple[Axis | None, ...], placement: Placement
+) -> ScaledWeight:
+    """Return a scaled weight as it lies on the devices. shape, axes: of its values, with experts before them."""
+    form = ScaledForm(weight.rounds_activations)
+    whole = abstract_scaled(weight.kind, shape, is_table=weight.is_table, form=form)
+    *experts, first, last = axes
+    if weight.kind == "int4":
+        data_axes, scale_axes = (*experts, first, None, last), (*experts, first, last)
+    else:
+        data_axes, scale_axes = tuple(axes), (*experts, first if weight.is_table else last)
+    data_sharding, scale_sharding = placement.split(data_axes), placement.split(scale_axes)
+    try:
+        data_sharding.shard_shape(whole.data.shape)
+    except ValueError:
+        raise BadConfig(
+            f"tensor_parallel_size={placement.size} would cut a group of {whole.group} inputs of an "
+            f"{weight.kind} weight; take --quantization int8."
+        ) from None
+    data = jax.ShapeDtypeStruct(whole.data.shape, whole.data.dtype, sharding=data_sharding)
+    return replace(whole, data=data, scale=jax.ShapeDtypeStruct(whole.scale.shape, np.float32, sharding=scale_sharding))
 
 
 def _whole_shape(path: ParamPath, param: ParamSpec, spec: DecoderSpec, num_ranks: int) -> tuple[int, ...]:

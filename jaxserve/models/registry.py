@@ -4,7 +4,7 @@ The decoder itself is imported when it is traced: it brings Flax, and a start th
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from jaxserve.config import Quantization
 from jaxserve.errors import UnknownArchitecture
 from jaxserve.layers import quant
 from jaxserve.layers.param_spec import ParamPath, ParamSpec
+from jaxserve.layers.scaled_weight import ScaledForm, ScaledKind, ScaledWeight, abstract_scaled
 from jaxserve.models import (
     apertus,
     arcee,
@@ -89,6 +90,9 @@ if TYPE_CHECKING:
 
     from jaxserve.models.decoder import Decoder
 
+
+AbstractWeight: TypeAlias = jax.ShapeDtypeStruct | quant.PackedWeight | ScaledWeight
+"""Shape and type of a weight."""
 
 _FAMILIES: tuple[tuple[str, str, Architecture], ...] = (  # architectures, model_type
     ("ApertusForCausalLM", "apertus", apertus.ARCHITECTURE),
@@ -205,18 +209,22 @@ def abstract_params(
     params: Mapping[ParamPath, ParamSpec],
     dtype: DTypeLike,
     quantization: Quantization = "none",
-    kinds: Mapping[ParamPath, quant.PackedKind] | None = None,
-) -> dict[ParamPath, jax.ShapeDtypeStruct | quant.PackedWeight]:
+    kinds: Mapping[ParamPath, ScaledKind] | None = None,
+    scaled: ScaledForm | None = None,
+) -> dict[ParamPath, AbstractWeight]:
     """Return shape and type of every leaf, without tracing and without allocation.
 
-    With a quantization every packable weight is packed, or those of `kinds` as it says. Tables stay int8 under int4: a
-    token is chosen among their rows.
+    With a quantization every packable weight is packed in blocks, or as `scaled` says for an accelerator; or those of
+    `kinds` as it says. Tables stay int8 under int4: a token is chosen among their rows.
     """
 
-    def abstract_param(path: ParamPath, param: ParamSpec) -> jax.ShapeDtypeStruct | quant.PackedWeight:
+    def abstract_param(path: ParamPath, param: ParamSpec) -> AbstractWeight:
         if quantization == "none" or not param.is_packable or (kinds is not None and path not in kinds):
             return jax.ShapeDtypeStruct(param.shape, jnp.float32 if param.is_float32 else dtype)
         kind = quantization if kinds is None else kinds[path]
+        if scaled is not None:
+            return abstract_scaled(kind, param.shape, is_table=path[-1] == "table", form=scaled)
+        assert kind != "fp8", "there are no such blocks"
         if path[-1] == "table":
             return quant.abstract_packed("int8", width_in=param.shape[1], width_out=param.shape[0])
         *experts, width_in, width_out = param.shape

@@ -20,9 +20,11 @@ import numpy as np
 from jaxserve.errors import BadCheckpoint
 from jaxserve.layers.param_spec import Origin, ParamPath, ParamSpec, Source
 from jaxserve.layers.quant import PackedWeight
+from jaxserve.layers.scaled_weight import ScaledWeight
 from jaxserve.weights.mapped_file import aligned_empty, is_zero_copyable
 from jaxserve.weights.packing import pack_shard
 from jaxserve.weights.protocol import Checkpoint, TensorInfo
+from jaxserve.weights.scaling import WeightRounding, find_stored_scales
 from jaxserve.weights.shards import read_shard
 
 ProgressCallback: TypeAlias = Callable[[str, float, float], None]
@@ -34,7 +36,7 @@ BLOCK_COLUMNS = 64
 ALWAYS_IGNORED = ("*.rotary_emb.inv_freq",)
 
 
-Weight: TypeAlias = jax.Array | PackedWeight
+Weight: TypeAlias = jax.Array | PackedWeight | ScaledWeight
 
 
 def check_checkpoint(
@@ -118,6 +120,16 @@ def _load_param(checkpoint: Checkpoint, path: ParamPath, param: ParamSpec, targe
     read = partial(read_param, checkpoint, path, param, target)
     if isinstance(target, PackedWeight):
         placed = replace(target, data=_place_shards(target.data, read))
+    elif isinstance(target, ScaledWeight):
+        origin = find_origin(checkpoint, path, param)
+        kind, scales = find_stored_scales(checkpoint, origin) or (None, None)
+        scales = scales if kind == target.kind else None
+        rounding = WeightRounding(partial(origin.read, checkpoint.read), param, target, scales)
+        placed = replace(
+            target,
+            data=_place_shards(target.data, rounding.read_data),
+            scale=_place_shards(target.scale, rounding.read_scale),
+        )
     else:
         placed = _place_shards(target, read)
     release_param(checkpoint, path, param)

@@ -35,7 +35,7 @@ def _find_fp8_shape(parts: Parts, scheme: Scheme) -> tuple[int, ...]:
 def _read_fp8(parts: Parts, scheme: Scheme, rows: slice, columns: slice) -> np.ndarray:
     codes, scales = parts["codes"], parts["scales"]
     value_OI = codes[rows, columns].astype(np.float32)
-    scale = _decode_scales(scales)
+    scale = decode_scales(scales)
     if scales.size == 1:
         value_OI *= scale.reshape(())
     elif scheme.block == (None, None):
@@ -48,7 +48,7 @@ def _read_fp8(parts: Parts, scheme: Scheme, rows: slice, columns: slice) -> np.n
     return value_OI
 
 
-def _decode_scales(scales: np.ndarray) -> np.ndarray:
+def decode_scales(scales: np.ndarray) -> np.ndarray:
     """Return scales as float32; integers are exponents of powers of two."""
     return decode_powers(scales) if scales.dtype == UINT8 else scales.astype(np.float32)
 
@@ -68,7 +68,7 @@ def _read_float4(parts: Parts, scheme: Scheme, rows: slice, columns: slice) -> n
     first, last = columns.start // 2, -(-columns.stop // 2)
     value_OI = unpack_float4(parts["codes"][rows, first:last])
     value_OI = value_OI[:, columns.start - 2 * first : columns.stop - 2 * first]
-    scale_OG = _decode_scales(parts["scales"][rows])
+    scale_OG = decode_scales(parts["scales"][rows])
     return value_OI * scale_OG[:, np.arange(columns.start, columns.stop) // (scheme.block[1] or 1)]
 
 

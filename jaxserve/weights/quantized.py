@@ -12,17 +12,19 @@ import numpy as np
 from jaxserve.errors import BadCheckpoint
 from jaxserve.layers.param_spec import Part
 from jaxserve.layers.quant import BLOCK_SIZE, PackedKind, QuantizedBlocks
+from jaxserve.layers.scaled_weight import DTYPES, ScaledKind
 from jaxserve.model_files import blame_model_files
 from jaxserve.weights.mapped_file import aligned_empty
 from jaxserve.weights.mxfp4 import MXFP4Checkpoint, is_packed
 from jaxserve.weights.orbax import OrbaxCheckpoint
+from jaxserve.weights.packed_floats import decode_scales
 from jaxserve.weights.packed_form import GroupedCodes, Parts, find_kind
 from jaxserve.weights.packed_tensors import PackedTensor, find_packed, find_unused, view_parts
 from jaxserve.weights.protocol import Checkpoint, TensorInfo
 from jaxserve.weights.quantization import FileQuantization
 from jaxserve.weights.quantization_methods import find_quantization, without_config
 
-FLOAT32 = np.dtype(np.float32)
+FLOAT32, E4M3 = np.dtype(np.float32), DTYPES["fp8"]
 SLAB_VALUES = 1 << 18  # unpacked at a time: a slab and its scratch stay in cache
 
 
@@ -122,6 +124,27 @@ class QuantizedCheckpoint:
         """Return the packed form that can hold the tensor's own codes; None if none can, or it is not packed."""
         packed = self._packed.get(name)
         return None if packed is None or len(packed.shape) != 2 else find_kind(packed.scheme, packed.shape[1])
+
+    def find_output_scales(self, name: str) -> tuple[ScaledKind, np.ndarray] | None:
+        """Return the type of a matrix's numbers and the scale of each output, float32 [O], if it has no others.
+
+        None if it is not packed, or with zero points or scales for groups of inputs.
+        """
+        packed = self._packed.get(name)
+        if packed is None or len(packed.shape) != 2:
+            return None
+        parts, num_outputs = view_parts(self._stored, packed), packed.shape[0]
+        if packed.scheme.form == "fp8":
+            is_e4m3 = parts["codes"].dtype == E4M3
+            scales = decode_scales(parts["scales"]).reshape(-1) if is_e4m3 else np.empty(0)
+            is_fit = scales.size == 1 or (packed.scheme.block == (None, None) and scales.size == num_outputs)
+            return ("fp8", np.broadcast_to(scales, (num_outputs,)).astype(np.float32)) if is_fit else None
+        if packed.scheme.bits != 8 or packed.scheme.block[1] is not None or packed.scheme.form not in ("int8", "words"):
+            return None
+        codes = packed.form.read(parts, packed.scheme, slice(0, num_outputs), slice(0, 4))
+        if not isinstance(codes, GroupedCodes) or codes.zero_OG is not None or codes.group_I is not None:
+            return None
+        return "int8", codes.scale_OG.reshape(-1).astype(np.float32)
 
     def release(self, name: str) -> None:
         """Give back the memory that the tensor's parts of the file take."""

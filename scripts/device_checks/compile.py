@@ -1,7 +1,7 @@
 """Compiles the programs of a model for accelerators that are not there, and says what the compiler predicts.
 
-    python3 scripts/device compile TARGET ... [--model NAME ...] [--devices 4] [--layers 2] [--kv-cache-dtype TYPE]
-                                   [--json FILE]
+    python3 scripts/device compile TARGET ... [--model NAME ...] [--devices 4] [--layers 2] [--quantization int8]
+        [--kv-cache-dtype TYPE] [--json FILE]
 
 Targets: v5e, v5p and v6e need libtpu, h200 needs JAX's CUDA plugin with ptxas: install the project's extra `tpu` or
 `cuda` into a virtual environment of its own, on any machine. cpu needs nothing. For each model: a decode step, a
@@ -10,7 +10,8 @@ backend's default page size.
 
 Every number is a prediction of the compiler about compiled code; nothing runs, and no time is among them. A program
 fails if it does not compile, if its pages are not updated in place, or if an array as large as a layer's pages, or all
-logits, is copied, converted, transposed or gathered. Few layers are enough for that; --layers 0 is all of them.
+logits, is copied, converted, transposed or gathered; or, with a quantization, if a weight is stored in bfloat16 or
+float32 anywhere. Few layers are enough for that; --layers 0 is all of them.
 """
 
 import argparse
@@ -32,7 +33,7 @@ from scripts.device_checks.compile_targets import (
     prepare_environment,
     tell_kernels,
 )
-from scripts.device_checks.hlo import count_collectives, find_moves
+from scripts.device_checks.hlo import count_collectives, find_expanded, find_moves
 from scripts.device_checks.report import Record
 from scripts.device_checks.shapes import COMPILED, tiny_config
 
@@ -49,7 +50,9 @@ class Programs(NamedTuple):
     state: Any
 
 
-def _plan(target: Target, devices: tuple[Any, ...], config: dict[str, Any], kv_cache_dtype: str) -> Programs:
+def _plan(
+    target: Target, devices: tuple[Any, ...], config: dict[str, Any], kv_cache_dtype: str, quantization: Any
+) -> Programs:
     """Describe the programs of a model. Nothing is allocated or compiled."""
     import jax
     import jax.numpy as jnp
@@ -64,6 +67,7 @@ def _plan(target: Target, devices: tuple[Any, ...], config: dict[str, Any], kv_c
     from jaxserve.engine.device_state import DeviceState, RowState
     from jaxserve.engine.program_table import ProgramTable
     from jaxserve.engine.step import ModelContext
+    from jaxserve.engine.weight_form import choose_requested
     from jaxserve.engine.weight_layout import WeightLayout
     from jaxserve.models.partition import check_partition, local_caches, place_params
     from jaxserve.models.registry import abstract_params, find_architecture
@@ -77,7 +81,8 @@ def _plan(target: Target, devices: tuple[Any, ...], config: dict[str, Any], kv_c
     check_partition(spec, placement.ranks)
     dtype = np.dtype(jnp.dtype("float32" if target.backend == "cpu" else "bfloat16"))
     params = architecture.params(spec)
-    shapes = place_params(abstract_params(params, dtype), params, spec, placement)
+    form = choose_requested(quantization, placement, dtype)
+    shapes = place_params(abstract_params(params, dtype, quantization, scaled=form.scaled), params, spec, placement)
     layout = WeightLayout.from_shapes(shapes)
     weights = tuple(layout.pack_shapes(shapes))
     backend = GpuAttention(interpret=False) if target.backend == "gpu" else BACKENDS[target.backend]()
@@ -112,16 +117,21 @@ def _plan(target: Target, devices: tuple[Any, ...], config: dict[str, Any], kv_c
 
 
 def compile_model(
-    target: Target, devices: tuple[Any, ...], model: str, config: dict[str, Any], kv_cache_dtype: str = "auto"
+    target: Target,
+    devices: tuple[Any, ...],
+    model: str,
+    config: dict[str, Any],
+    kv_cache_dtype: str = "auto",
+    quantization: str = "none",
 ) -> Iterator[Record]:
     """Compile the programs of a model one after the other and yield what is predicted of each."""
     from jaxserve.engine.program_table import CopyPages, Sample
     from jaxserve.sampling.sampler import SampleMode
 
-    programs = _plan(target, devices, config, kv_cache_dtype)
+    programs = _plan(target, devices, config, kv_cache_dtype, quantization)
     table = programs.table
     about = {"kind": "compiled", "target": target.name, "devices": len(devices), "model": model}
-    about |= {"kv_cache_dtype": kv_cache_dtype}
+    about |= {"kv_cache_dtype": kv_cache_dtype} | ({} if quantization == "none" else {"quantization": quantization})
     for key, rows, has_pages in (
         (table.decodes[-1], DECODE_ROWS, True),
         (table.prefills[0], table.prefills[0].rows, True),
@@ -145,6 +155,8 @@ def _predict(compiled: Any, programs: Programs, rows: int, has_pages: bool, num_
     """Return what the compiler says of a program, and whether it passes."""
     import jax
 
+    from jaxserve.layers.scaled_weight import ScaledWeight
+
     table, leaves = programs.table, jax.tree.leaves(programs.state.pages)
     layer_sizes = {math.prod(leaf.shape) // num_devices for leaf in leaves}
     memory, text = compiled.memory_analysis(), compiled.as_text() or ""
@@ -152,13 +164,27 @@ def _predict(compiled: Any, programs: Programs, rows: int, has_pages: bool, num_
     moves = find_moves(text, partial(_is_large, layer_sizes=layer_sizes, rows=rows, vocab_sizes=vocab_sizes))
     pool = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves) // num_devices
     is_in_place = not has_pages or memory.alias_size_in_bytes >= pool
+    expanded = find_expanded(text, _packed_sizes(programs.weights))
     return {
-        "outcome": "failed" if moves or not is_in_place else "passed",
+        "outcome": "failed" if moves or expanded or not is_in_place else "passed",
+        "packed_weights": sum(isinstance(weight, ScaledWeight) for weight in programs.weights),
         "code_bytes": memory.generated_code_size_in_bytes,
         "temporary_bytes": memory.temp_size_in_bytes,
         "is_in_place": is_in_place,
         "large_moves": moves,
+        "expanded_weights": expanded,
         "collectives": count_collectives(text),
+    }
+
+
+def _packed_sizes(weights: tuple[Any, ...]) -> set[int]:
+    """Return the numbers of values of each packed weight on a device."""
+    from jaxserve.layers.scaled_weight import ScaledWeight
+
+    return {
+        math.prod(weight.data.sharding.shard_shape(weight.data.shape)) * (2 if weight.kind == "int4" else 1)
+        for weight in weights
+        if isinstance(weight, ScaledWeight)
     }
 
 
@@ -177,6 +203,7 @@ def line_of(record: Record) -> str:
     collectives = ", ".join(f"{count} {name}" for name, count in record["collectives"].items()) or "no collectives"
     faults = "" if record["is_in_place"] else ", pages are copied"
     faults += "".join(f", {count} {move}" for move, count in record["large_moves"].items())
+    faults += "".join(f", {count} expanded {weight}" for weight, count in record["expanded_weights"].items())
     sizes = f"{record['code_bytes'] / 2**20:7.1f} MiB code {record['temporary_bytes'] / 2**20:8.1f} MiB temporary"
     return f"{start} {record['outcome']} {sizes}  {collectives}{faults}"
 
@@ -193,7 +220,7 @@ def _compile_all(arguments: argparse.Namespace) -> list[Record]:
             # A model with two kinds of layers has one of the second kind among its first six.
             has_windows = "sliding_window" in config
             config["num_hidden_layers"] = 6 if has_windows else arguments.layers
-        for record in compile_model(target, devices, model, config, arguments.kv_cache_dtype):
+        for record in compile_model(target, devices, model, config, arguments.kv_cache_dtype, arguments.quantization):
             print(line_of(record), flush=True)
             records.append(record)
     return records
@@ -209,6 +236,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--devices", type=int, default=1, help="that hold the model together; at most 4")
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--kv-cache-dtype", default="auto", metavar="TYPE", help="as of jaxserve serve")
+    parser.add_argument("--quantization", default="none", help="how weights are packed")
     parser.add_argument("--tiny", action="store_true", help="toy sizes")
     parser.add_argument("--json", type=Path, help="write every record here")
     arguments = parser.parse_args(words)

@@ -1,14 +1,20 @@
 """What the text of an optimised HLO program says about large arrays and collectives. Imports nothing of JAX."""
 
+import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from typing import NamedTuple
 
 COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "reduce-scatter", "collective-permute")
 # Not copy-start, with which a TPU brings what it computes with into its vector memory.
 MOVES = {"copy", "convert", "transpose", "gather", "all-gather", "all-gather-start"}
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?[\w.\-]+ = (?:\()?\w+\[([\d,]*)\]\S* (?:.*?\) )?([\w\-]+)\(")
+
+_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
+_FUSED = re.compile(r"(?:fusion|reduce|map|scatter|sort)\(.*(?:calls|to_apply)=%?([\w.\-]+)")
+_WIDE = re.compile(r"^\s*(?:ROOT )?%?[\w.\-]+ = (bf16|f16|f32)\[([\d,]*)\]\S* ([\w\-]+)\(")
+_NOT_STORED = {"parameter", "bitcast", "get-tuple-element", "constant"}
 
 
 class Instruction(NamedTuple):
@@ -24,6 +30,24 @@ def instructions(text: str) -> Iterator[Instruction]:
         if match := _INSTRUCTION.match(line):
             sizes, operation = match.groups()
             yield Instruction(operation, tuple(int(size) for size in sizes.split(",") if size))
+
+
+def find_expanded(text: str, sizes: Container[int]) -> dict[str, int]:
+    """Return how often wide floats of these numbers of values are stored: packed weights that were expanded.
+
+    What a fusion computes on the way is not stored, and parameters are not computed.
+    """
+    fused, counts, is_fused = set(_FUSED.findall(text)), Counter[str](), False
+    for line in text.splitlines():
+        if header := _COMPUTATION.match(line):
+            is_fused = header.group(1) in fused
+        match = None if is_fused else _WIDE.match(line)
+        if match is None or match.group(3) in _NOT_STORED:
+            continue
+        shape = tuple(int(size) for size in match.group(2).split(",") if size)
+        if math.prod(shape) in sizes:
+            counts[f"{match.group(1)}{list(shape)} by {match.group(3)}"] += 1
+    return dict(counts)
 
 
 def count_collectives(text: str) -> dict[str, int]:

@@ -158,6 +158,11 @@ def test_what_fails_half_way_leaves_nothing_behind(source, tmp_path, format, mon
     assert not list(tmp_path.iterdir())
 
 
+def test_fp8_is_for_serving(source, tmp_path):
+    with pytest.raises(BadConfig, match="convert without it, serve with it"):
+        convert_model(str(source), tmp_path / "to", quantization="fp8")
+
+
 def test_packed_safetensors_are_refused(source, tmp_path):
     with pytest.raises(BadConfig, match="safetensors are not packed"):
         convert_model(str(source), tmp_path / "a.safetensors", quantization="int8")

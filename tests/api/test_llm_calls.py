@@ -103,7 +103,7 @@ def test_a_wrong_call_says_in_one_sentence_what_to_write(llm, call, said):
         ({"tensor_parallel_size": 0}, "must be at least 1, got 0"),
         ({"max_model_len": "8k"}, "max_model_len must be int, got '8k'"),
         ({"dtype": "float16"}, "dtype must be auto or float32 or bfloat16"),
-        ({"quantization": "fp8"}, "quantization must be auto or none or int8 or int4"),
+        ({"quantization": "fp9"}, "quantization must be auto or none or int8 or int4 or fp8"),
         ({"scheduling_policy": "x"}, "fcfs or priority"),
         ({"enable_prefix_caching": "no"}, "enable_prefix_caching must be bool"),
         ({"seed": 1.5}, "seed must be int"),

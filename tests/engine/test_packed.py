@@ -1,7 +1,6 @@
 """The engine with packed weights: every contract of plain ones, small errors, bits that no crowd changes, refusals."""
 
 import json
-from dataclasses import replace
 
 import jax
 import numpy as np
@@ -10,7 +9,6 @@ from safetensors.numpy import save_file
 
 from jaxserve.config import EngineConfig
 from jaxserve.engine.build import build
-from jaxserve.engine.opened_model import check_quantization
 from jaxserve.engine.roofline import PeakRates, Roofline
 from jaxserve.errors import BadConfig
 from jaxserve.native import library
@@ -121,12 +119,9 @@ def test_without_a_compiler_the_plain_product_serves(model, monkeypatch, built):
 
 class TestRefusals:
     def test_bfloat16_is_refused(self, model):
-        with pytest.raises(BadConfig, match="'int8' computes in float32, not bfloat16; try --dtype float32"):
+        with pytest.raises(BadConfig, match="'int8' computes in float32, not bfloat16, on a cpu; try --dtype float32"):
             make(model, quantization="int8", dtype="bfloat16")
 
-    def test_other_devices_are_refused(self):
-        with pytest.raises(BadConfig, match="kernels for CPUs only and this is a gpu; leave it out"):
-            check_quantization(EngineConfig(quantization="int4"), "gpu", np.dtype(np.float32))
-
-    def test_plain_weights_are_everyones(self):
-        check_quantization(replace(EngineConfig()), "gpu", np.dtype("bfloat16"))
+    def test_what_has_no_product_is_refused_with_what_has(self, model):
+        with pytest.raises(BadConfig, match="quantization='fp8' has no products on a cpu; try int8 or int4"):
+            make(model, quantization="fp8")

@@ -1,16 +1,21 @@
 """Integers of a quantised checkpoint keep their codes in memory where there are kernels; all else is plain."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 
 from jaxserve.config import EngineConfig
 from jaxserve.engine.build import build
 from jaxserve.engine.runner import Runner
-from jaxserve.engine.weight_form import choose_weight_form, find_kinds
+from jaxserve.engine.weight_form import choose_weight_form, describe_weight_form, find_kinds
+from jaxserve.errors import BadConfig
+from jaxserve.layers.scaled_weight import ScaledForm, dequantize
 from jaxserve.models import registry
 from jaxserve.native import library
-from jaxserve.parallel.ranks import ONE_RANK
+from jaxserve.parallel.placement import Placement
 from jaxserve.weights.checkpoint import open_checkpoint
+from jaxserve.weights.load import load_params
 from jaxserve.weights.quantized import QuantizedCheckpoint
 from tests.engine.conftest import PAGES
 from tests.models.tiny import random_weights, tiny_config
@@ -29,13 +34,21 @@ def write(path, form: writer.Form, config=LLAMA):
     return writer.write_checkpoint(path, config | {"quantization_config": form.config}, stored)
 
 
-def choose(path, platform: str = "cpu", dtype=np.float32, **settings):
+@dataclass(frozen=True)
+class Device:
+    platform: str = "cpu"
+    compute_capability: str = "9.0"
+
+
+def choose(path, platform: str = "cpu", dtype=np.float32, capability: str = "9.0", **settings):
     checkpoint = open_checkpoint(path)
     architecture = registry.find_architecture(checkpoint.config)
     spec = architecture.spec(checkpoint.config)
     params = architecture.params(spec)
     config = EngineConfig(model=str(path), **settings)
-    return choose_weight_form(config, checkpoint, params, spec, ONE_RANK, platform, np.dtype(dtype))
+    return choose_weight_form(
+        config, checkpoint, params, spec, Placement((Device(platform, capability),)), np.dtype(dtype)
+    )
 
 
 def test_a_packed_model_is_served_with_its_codes(tmp_path):
@@ -63,7 +76,7 @@ def test_a_packed_model_is_served_with_its_codes(tmp_path):
 
 
 REASONS = {
-    "a gpu": (INT4, {"platform": "gpu"}, "a gpu has no kernels for packed weights"),
+    "a gpu": (INT4, {"platform": "gpu"}, "a gpu multiplies numbers with one scale for each output"),
     "bfloat16": (INT4, {"dtype": "bfloat16"}, "products of packed weights are computed in float32"),
     "fp8": (writer.FORMS["fp8 blocks"], {}, "what is packed in the file are not integers in order"),
     "groups within a block": (writer.FORMS["awq"], {}, "what is packed in the file are not integers in order"),
@@ -111,3 +124,59 @@ def test_weights_of_one_call_are_packed_together_or_not_at_all(tmp_path):
     chosen = choose(path)
     assert chosen.kinds is not None
     assert {name[2] for name in chosen.kinds} == {"mlp"}
+
+
+FORMS = {
+    ("tpu", "int8"): "int8 with a scale for each output, products by XLA",
+    ("tpu", "int4"): "int4 with a scale for each group of inputs, tables int8, products by XLA",
+    ("gpu", "fp8"): "fp8 with a scale for each output, activations in fp8, products by XLA",
+}
+
+
+@pytest.mark.parametrize(("platform", "kind"), FORMS)
+def test_accelerators_have_forms_of_their_own(platform, kind, tmp_path):
+    path = write(tmp_path, INT4)
+    chosen = choose(path, platform, "bfloat16", quantization=kind)
+    assert describe_weight_form(chosen) == FORMS[platform, kind]
+
+
+@pytest.mark.parametrize("form", ["int8", "int8 words", "int8 of whole tensors"])
+def test_an_accelerator_multiplies_the_integers_of_the_file(form, tmp_path):
+    check_numbers_are_kept(write(tmp_path, writer.FORMS[form]), "int8")
+
+
+@pytest.mark.parametrize("form", ["fp8 of whole tensors", "fp8 outputs, compressed-tensors", "fp8, modelopt"])
+def test_an_accelerator_multiplies_the_floats_of_the_file(form, tmp_path):
+    check_numbers_are_kept(write(tmp_path, writer.FORMS[form]), "fp8")
+
+
+def check_numbers_are_kept(path, kind: str) -> None:
+    checkpoint, chosen = open_checkpoint(path), choose(path, "tpu", "bfloat16")
+    assert chosen.kinds and set(chosen.kinds.values()) == {kind}
+    assert describe_weight_form(chosen) == (
+        f"{kind} in 7 matrices with a scale for each output (the numbers of the file), products by XLA"
+    )
+    architecture = registry.find_architecture(checkpoint.config)
+    params = architecture.params(architecture.spec(checkpoint.config))
+    shapes = registry.abstract_params(params, "bfloat16", chosen.quantization, chosen.kinds, chosen.scaled)
+    weights = load_params(checkpoint, params, shapes)
+    for leaf in chosen.kinds:
+        expected = params[leaf].choose_origin(checkpoint.tensors).read(checkpoint.read)
+        np.testing.assert_allclose(dequantize(weights[leaf]), expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("form", ["int8 with zero points", "fp8 blocks"])
+def test_numbers_with_other_scales_are_unpacked_on_an_accelerator(form, tmp_path):
+    chosen = choose(write(tmp_path, writer.FORMS[form]), "tpu", "bfloat16")
+    assert (chosen.quantization, chosen.reason) == ("none", "a tpu multiplies numbers with one scale for each output")
+
+
+def test_activations_are_rounded_where_fp8_is_multiplied_as_it_is(tmp_path):
+    path = write(tmp_path, INT4)
+    older = choose(path, "gpu", "bfloat16", capability="8.0", quantization="fp8")
+    assert older.scaled == ScaledForm(rounds_activations=False)
+
+
+def test_what_would_be_expanded_is_refused_with_what_would_not(tmp_path):
+    with pytest.raises(BadConfig, match="quantization='int4' has no products on a gpu; try int8 or fp8"):
+        choose(write(tmp_path, INT4), "gpu", "bfloat16", quantization="int4")

@@ -6,6 +6,7 @@ module → what proves it:
     moe → test_moe.py
     quant → test_quant.py
     adapter, adapted → test_adapted.py, tests/engine/test_adapters.py
+    scaled_weight → test_scaled_weight.py
     rope → test_rope.py
     causal_conv, delta_rule, mamba2, row_chunks → tests/models/test_recurrent_rows.py
 """

@@ -6,9 +6,12 @@ rounded to the code beside, which changes all that follows. Without this roundin
 
 from collections import Counter
 
+import jax
 import numpy as np
 import pytest
 
+from jaxserve.errors import BadConfig
+from jaxserve.layers.scaled_weight import ScaledForm
 from tests.parallel.eight_devices.models import PACKABLE, Prefill, keep_activations, list_collectives, write
 
 NUM_TOKENS, NUM_SUMS = 40, 5  # a sum after the embedding, and two a layer
@@ -21,9 +24,9 @@ def make(request, tmp_path):
     family, has_expert_parallelism = request.param
     directory = write(tmp_path / family, family, **PACKABLE[family])
 
-    def make(quantization: str, size: int) -> Prefill:
+    def make(quantization: str, size: int, scaled: ScaledForm | None = None) -> Prefill:
         sizes = {"tensor_parallel_size": size, "enable_expert_parallel": has_expert_parallelism and size > 1}
-        return Prefill(directory, NUM_TOKENS, quantization=quantization, **sizes)
+        return Prefill(directory, NUM_TOKENS, scaled=scaled, quantization=quantization, **sizes)
 
     return make
 
@@ -34,6 +37,25 @@ def test_logits_are_those_of_one_device_but_for_rounded_activations(make, quanti
     expected = make(quantization, 1).logits(token_T)
     for size in (2, 4, 8):
         np.testing.assert_allclose(make(quantization, size).logits(token_T), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("quantization", "size"), [("int8", 8), ("fp8", 4), ("int4", 2)])
+def test_scaled_weights_give_the_logits_of_one_device_with_a_part_on_each(make, quantization, size):
+    one, split = make(quantization, 1, ScaledForm()), make(quantization, size, ScaledForm())
+    for path, weight in one.leaves.items():
+        for whole, part in zip(jax.tree.leaves(weight), jax.tree.leaves(split.leaves[path]), strict=True):
+            if part.shape == whole.shape:  # key heads are repeated
+                np.testing.assert_array_equal(np.asarray(part), np.asarray(whole), err_msg=str(path))
+    assert split.weight_bytes < (1 / size + 0.15) * one.weight_bytes
+    plain = make("none", 1).logits(token_T)
+    logits = one.logits(token_T)
+    np.testing.assert_allclose(split.logits(token_T), logits, rtol=1e-4, atol=1e-4)
+    assert 0 < np.abs(logits - plain).mean() < np.abs(plain - np.roll(plain, 1, axis=1)).mean() / 2
+
+
+def test_groups_that_a_rank_would_cut_are_refused(make):
+    with pytest.raises(BadConfig, match="tensor_parallel_size=8 would cut a group of 128 inputs of an int4 weight"):
+        make("int4", 8, ScaledForm())
 
 
 @pytest.mark.parametrize("quantization", ["int8", "int4"])

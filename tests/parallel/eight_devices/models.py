@@ -17,6 +17,7 @@ from jaxserve.cache.pages import CacheTypes, make_pages
 from jaxserve.config import EngineConfig
 from jaxserve.layers import quant
 from jaxserve.layers.adapted import set_slot
+from jaxserve.layers.scaled_weight import ScaledForm
 from jaxserve.models import registry
 from jaxserve.models.partition import check_partition, local_caches, place_factors, place_params
 from jaxserve.native import library
@@ -79,19 +80,25 @@ class Prefill:
     """The forward pass of one prompt on some ranks: logits, and the compiled program.
 
     adapter   The directory of an adapter, and the ranks and slots that there are for it; None: there is none.
+    scaled    The form of weights with scales; None: none has them.
     """
 
     def __init__(
-        self, directory: Path, num_tokens: int, adapter: tuple[Path, int, int] | None = None, **sizes: Any
+        self,
+        directory: Path,
+        num_tokens: int,
+        adapter: tuple[Path, int, int] | None = None,
+        scaled: ScaledForm | None = None,
+        **sizes: Any,
     ) -> None:
         config = EngineConfig(**({"quantization": "none"} | sizes))
         [placement] = choose_placements(config)
         checkpoint = open_checkpoint(directory)
         architecture = registry.find_architecture(checkpoint.config)
         spec, backend = architecture.spec(checkpoint.config), choose_backend("reference", "cpu")
-        check_partition(spec, placement.ranks, config.quantization)
+        check_partition(spec, placement.ranks, config.quantization if scaled is None else "none")
         params = architecture.params(spec)
-        shapes = registry.abstract_params(params, jnp.float32, config.quantization)
+        shapes = registry.abstract_params(params, jnp.float32, config.quantization, scaled=scaled)
         targets = place_params(shapes, params, spec, placement)
         self.leaves = load_params(checkpoint, params, targets)
         self.vocab_size = spec.vocab_size

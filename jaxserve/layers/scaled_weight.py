@@ -1,0 +1,173 @@
+"""Weights as accelerators multiply them: numbers of few bits, and float32 scales that the products are multiplied with.
+
+int8 and fp8 (e4m3) have a scale for each output, int4 one for each output of a group of inputs. A product converts the
+numbers to the type of the activations, which XLA for TPU and for GPU does inside of the product: no expanded weight is
+ever stored. `scripts/device compile --quantization` looks for one in the compiled programs.
+
+A number is at most half a step from the weight that was rounded: 1/254 of the output's largest in int8, 1/14 of the
+group's in int4, 1/16 of itself in fp8. With `rounds_activations` those of a row are rounded to fp8 by one scale, too,
+and both operands are multiplied as they are (Hopper and later).
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+from jax import Array, lax
+
+ScaledKind: TypeAlias = Literal["int8", "fp8", "int4"]
+DTYPES: dict[ScaledKind, np.dtype] = {
+    "int8": np.dtype(np.int8),
+    "fp8": np.dtype(ml_dtypes.float8_e4m3fn),
+    "int4": np.dtype(np.uint8),  # two numbers each: jax.Array reports other layouts of int4 than programs want (0.10.2)
+}
+LARGEST: dict[ScaledKind, float] = {"int8": 127, "fp8": 448, "int4": 7}
+GROUP_INPUTS = (128, 64, 32)  # of int4; the first that divides the inputs
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["data", "scale"],
+    meta_fields=["kind", "is_table", "rounds_activations"],
+)
+@dataclass(frozen=True, slots=True)
+class ScaledWeight:
+    """A weight [in, out], or a table [out, in]. Experts are stacked along an axis before these.
+
+    data                 int8 or float8_e4m3fn in the shape of the weight; int4: uint8 [groups, half a group, out], of
+                         which the low bits are a number of the group's first half plus 8, the high bits one of the
+                         second half
+    scale                float32 [out]; of int4 [groups, out]
+    kind                 the type of the numbers
+    is_table             the weight is a table
+    rounds_activations   activations are rounded to fp8 for the product
+    """
+
+    data: Any
+    scale: Any
+    kind: ScaledKind
+    is_table: bool = False
+    rounds_activations: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the weight."""
+        if self.kind != "int4":
+            return self.data.shape
+        *experts, groups, half, width_out = self.data.shape
+        return (*experts, groups * 2 * half, width_out)
+
+    @property
+    def group(self) -> int:
+        """The inputs of a group of int4."""
+        return 2 * self.data.shape[-2]
+
+
+@dataclass(frozen=True, slots=True)
+class ScaledForm:
+    """How an accelerator multiplies scaled weights. rounds_activations: those of fp8 weights are rounded to fp8."""
+
+    rounds_activations: bool = False
+
+
+def abstract_scaled(kind: ScaledKind, shape: tuple[int, ...], *, is_table: bool, form: ScaledForm) -> ScaledWeight:
+    """Return shape and type of a weight. Tables, and matrices that no group of int4 divides, are int8 in place of int4.
+
+    shape: of the weight, with experts before it
+    """
+    *experts, first, last = shape
+    group = next((size for size in GROUP_INPUTS if first % size == 0), None)
+    if kind == "int4" and (is_table or group is None):
+        kind = "int8"
+    width_out = first if is_table else last
+    if kind == "int4":
+        assert group is not None
+        data_shape, scale_shape = (*experts, first // group, group // 2, last), (*experts, first // group, last)
+    else:
+        data_shape, scale_shape = tuple(shape), (*experts, width_out)
+    rounds = form.rounds_activations and kind == "fp8" and not is_table  # logits decide between tokens that are close
+    data, scale = jax.ShapeDtypeStruct(data_shape, DTYPES[kind]), jax.ShapeDtypeStruct(scale_shape, np.float32)
+    return ScaledWeight(data, scale, kind, is_table, rounds)
+
+
+def scaled_matmul(x_TI: Array, weight: ScaledWeight) -> Array:
+    """Return x @ weight, [T, out] float32."""
+    precision = lax.Precision.HIGHEST if x_TI.dtype == jnp.float32 else None
+    product = partial(jnp.einsum, precision=precision, preferred_element_type=jnp.float32)
+    if weight.kind == "int4":
+        x_TGHI = x_TI.reshape(len(x_TI), weight.data.shape[0], 2, -1)
+
+        def multiply_half(half: int, code_GIO: Array) -> Array:
+            y_GTO = product("tgi,gio->gto", x_TGHI[:, :, half], code_GIO.astype(x_TI.dtype))
+            # Each half by itself: XLA for TPU stores a sum of both for every group.
+            return jnp.einsum("gto,go->to", y_GTO, weight.scale, precision=lax.Precision.HIGHEST)
+
+        low_GIO, high_GIO = _split_bits(weight.data)
+        return multiply_half(0, low_GIO) + multiply_half(1, high_GIO)
+    equation = "ti,oi->to" if weight.is_table else "ti,io->to"
+    if not weight.rounds_activations:
+        return product(equation, x_TI, weight.data.astype(x_TI.dtype)) * weight.scale
+    code_TI, scale_T1 = round_to_fp8(x_TI)
+    y_TO = jnp.einsum(equation, code_TI, weight.data, preferred_element_type=jnp.float32)
+    return y_TO * scale_T1 * weight.scale
+
+
+def _split_bits(data: Array) -> tuple[Array, Array]:
+    """Return the numbers of the first and of the second half of each group, int8."""
+    return (data & 15).astype(jnp.int8) - 8, (data >> 4).astype(jnp.int8) - 8
+
+
+def round_to_fp8(x_TI: Array) -> tuple[Array, Array]:
+    """Return the numbers of each row in fp8, and the row's scale, float32 [T, 1]."""
+    wide_TI = x_TI.astype(jnp.float32)
+    scale_T1 = jnp.abs(wide_TI).max(-1, keepdims=True) / LARGEST["fp8"]
+    return (wide_TI / jnp.where(scale_T1 > 0, scale_T1, 1)).astype(DTYPES["fp8"]), scale_T1
+
+
+def scaled_rows(table: ScaledWeight, index_T: Array) -> Array:
+    """Return rows [T, in] float32 of a table by their indices. Indices outside read the nearest."""
+    row_TI = jnp.take(table.data, index_T, axis=0, mode="clip").astype(jnp.float32)
+    return row_TI * jnp.take(table.scale, index_T, mode="clip")[:, None]
+
+
+def take_expert(weight: ScaledWeight, expert: Array) -> ScaledWeight:
+    """Return the weight of one expert of a stack."""
+    return jax.tree.map(lambda stack: lax.dynamic_index_in_dim(stack, expert, keepdims=False), weight)
+
+
+def find_scales(value: np.ndarray, weight: ScaledWeight) -> np.ndarray:
+    """Return the scales of values float32 with all inputs of some outputs, in the layout of the weight."""
+    if weight.kind == "int4":
+        *experts, _, width_out = value.shape
+        value = value.reshape(*experts, -1, weight.group, width_out)
+    largest = np.abs(value).max(axis=-1 if weight.is_table else -2)
+    return (largest / np.float32(LARGEST[weight.kind])).astype(np.float32)
+
+
+def round_values(value: np.ndarray, scale: np.ndarray, weight: ScaledWeight) -> np.ndarray:
+    """Return the numbers of values float32, in the layout of the weight's data. scale: of their outputs."""
+    if weight.kind == "int4":
+        *experts, _, width_out = value.shape
+        value = value.reshape(*experts, -1, weight.group, width_out)
+    with np.errstate(all="ignore"):
+        inverse = np.where(scale > 0, np.float32(1) / scale, np.float32(0))
+        value = value * (inverse[..., None] if weight.is_table else inverse[..., None, :])
+        if weight.kind == "fp8":
+            return np.clip(value, -LARGEST["fp8"], LARGEST["fp8"]).astype(DTYPES["fp8"])
+        largest = LARGEST[weight.kind]
+        code = np.clip(np.rint(value), -largest - 1, largest).astype(np.int8)
+    if weight.kind == "int8":
+        return code
+    low, high = np.split((code + 8).astype(np.uint8), 2, axis=-2)
+    return low | high << 4
+
+
+def dequantize(weight: ScaledWeight) -> Array:
+    """Return the values, float32, in the shape of the weight: the reference of the products."""
+    scale = weight.scale[..., None] if weight.is_table else weight.scale[..., None, :]
+    data = jnp.concatenate(_split_bits(weight.data), axis=-2) if weight.kind == "int4" else weight.data
+    return (data.astype(jnp.float32) * scale).reshape(weight.shape)

@@ -1,0 +1,129 @@
+"""Rounding of weights for accelerators as they are read: their scales first, from all inputs, then the numbers."""
+
+from collections.abc import Callable, Iterator, Sequence
+from math import prod
+
+import numpy as np
+
+from jaxserve.layers.param_spec import Origin, ParamSpec, Part, RowBlocks, Source
+from jaxserve.layers.scaled_weight import (
+    ScaledForm,
+    ScaledKind,
+    ScaledWeight,
+    abstract_scaled,
+    find_scales,
+    round_values,
+)
+from jaxserve.weights.mapped_file import aligned_empty
+from jaxserve.weights.protocol import Checkpoint
+from jaxserve.weights.quantized import QuantizedCheckpoint
+from jaxserve.weights.shards import find_part
+
+SLAB_VALUES = 1 << 20  # rounded at a time, so that float32 values of a whole weight are never in memory
+
+
+def find_stored_scales(checkpoint: Checkpoint, origin: Origin) -> tuple[ScaledKind, np.ndarray] | None:
+    """Return type and scales [..., out] of a weight whose numbers the checkpoint has with a scale for each output.
+
+    None if it has others. With these scales rounding gives back the very numbers.
+    """
+    if not isinstance(checkpoint, QuantizedCheckpoint):
+        return None
+    found = [checkpoint.find_output_scales(source.name) for source in origin.sources]
+    stored = [each for each in found if each is not None]
+    if len(stored) != len(found) or len({kind for kind, _ in stored}) != 1:
+        return None
+    scales = [_take_rows(scale_O, source) for (_, scale_O), source in zip(stored, origin.sources, strict=True)]
+    return stored[0][0], scales[0] if origin.combine == "take" else np.stack(scales)
+
+
+def _take_rows(scale_O: np.ndarray, source: Source) -> np.ndarray:
+    if source.rows is None:
+        return scale_O
+    return scale_O[source.rows.find(slice(None)) if isinstance(source.rows, RowBlocks) else slice(*source.rows)]
+
+
+class WeightRounding:
+    """A weight of a checkpoint, rounded part by part for the devices that hold it together.
+
+    scales   Of all outputs, if the checkpoint has them; None: the smallest with which no number is cut off.
+    read     Read a part of the weight, in the leaf's layout.
+    param    The weight.
+    target   What all devices together have: with key heads repeated, and the vocabulary filled up with zeros.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[Part], np.ndarray],
+        param: ParamSpec,
+        target: ScaledWeight,
+        scales: np.ndarray | None = None,
+    ) -> None:
+        self._read, self._param, self._target = read, param, target
+        form = ScaledForm(target.rounds_activations)
+        self._own = abstract_scaled(target.kind, param.shape, is_table=target.is_table, form=form)
+        if scales is not None:
+            self._scales = scales
+            return
+        self._scales = np.empty(self._own.scale.shape, np.float32)
+        for slab, outputs in self._list_slabs(tuple(slice(0, size) for size in param.shape)):
+            self._scales[..., outputs] = find_scales(self._read_float32(slab), self._own)
+
+    def read_scale(self, index: Sequence[slice]) -> np.ndarray:
+        """Return a part of the scales."""
+        *front, outputs = index
+        experts = front[: len(self._param.shape) - 2]
+        groups = front[len(experts) :]
+        part, num_zeros = self._find_part(experts, slice(None), outputs)
+        axis = self._output_axis
+        scales = self._scales[(*part[: len(experts)], *groups, part[axis])]
+        return np.pad(scales, [(0, 0)] * (scales.ndim - 1) + [(0, num_zeros[axis])])
+
+    def read_data(self, index: Sequence[slice]) -> np.ndarray:
+        """Return a part of the numbers: whole groups of int4."""
+        num_experts = len(self._param.shape) - 2
+        experts, rest = index[:num_experts], index[num_experts:]
+        if self._target.kind == "int4":
+            groups, _, outputs = rest
+            start, stop, _ = groups.indices(self._target.data.shape[-3])
+            size = self._target.group
+            inputs = slice(start * size, stop * size)
+        else:
+            outputs, inputs = rest if self._target.is_table else rest[::-1]
+            groups = slice(None)
+        part, _ = self._find_part(experts, inputs, outputs)
+        shape = [len(range(*each.indices(size))) for each, size in zip(index, self._target.data.shape, strict=True)]
+        data = aligned_empty(shape, np.dtype(self._target.data.dtype))
+        done = 0
+        for slab, places in self._list_slabs(part):
+            scale_groups = [groups] if self._target.kind == "int4" else []
+            scales = self._scales[(*slab[:num_experts], *scale_groups, slab[self._output_axis])]
+            self._take_outputs(data, places)[...] = round_values(self._read_float32(slab), scales, self._own)
+            done = places.stop
+        self._take_outputs(data, slice(done, None))[...] = 0
+        return data
+
+    @property
+    def _output_axis(self) -> int:
+        """The axis of outputs in the leaf's layout."""
+        return len(self._param.shape) - (2 if self._target.is_table else 1)
+
+    def _take_outputs(self, data: np.ndarray, outputs: slice) -> np.ndarray:
+        return data[..., outputs, :] if self._target.is_table else data[..., outputs]
+
+    def _find_part(self, experts: Sequence[slice], inputs: slice, outputs: slice) -> tuple[Part, tuple[int, ...]]:
+        matrix = (outputs, inputs) if self._target.is_table else (inputs, outputs)
+        return find_part(self._param, self._target.shape, (*experts, *matrix))
+
+    def _read_float32(self, part: Part) -> np.ndarray:
+        return self._read(part).astype(np.float32)
+
+    def _list_slabs(self, part: Part) -> Iterator[tuple[Part, slice]]:
+        """Yield the parts of a part of the weight that have some of its outputs, and which these are in the part."""
+        axis = self._output_axis
+        start, stop = part[axis].start, part[axis].stop
+        num_others = prod(each.stop - each.start for position, each in enumerate(part) if position != axis)
+        size = max(SLAB_VALUES // max(num_others, 1), 1)
+        for first in range(start, stop, size):
+            outputs = slice(first, min(first + size, stop))
+            yield (*part[:axis], outputs, *part[axis + 1 :]), slice(first - start, outputs.stop - start)
