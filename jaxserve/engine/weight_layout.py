@@ -17,6 +17,7 @@ from jax import Array
 
 from jaxserve.layers.param_spec import ParamPath
 from jaxserve.layers.quant import PackedWeight
+from jaxserve.layers.scaled_weight import ScaledWeight
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class WeightLayout:
         size = sum(length for _, length in self.vectors)
         return *arguments, jax.ShapeDtypeStruct((size,), first.dtype, sharding=first.sharding)
 
-    def pack(self, weights: Mapping[ParamPath, Array | PackedWeight]) -> tuple[Any, ...]:
+    def pack(self, weights: Mapping[ParamPath, Array | PackedWeight | ScaledWeight]) -> tuple[Any, ...]:
         """Return the arguments. Vectors are copied by the host, since a program for it would have to be compiled."""
         arguments = tuple(weights[path] for path in self.paths)
         if not self.vectors:

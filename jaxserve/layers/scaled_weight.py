@@ -69,7 +69,10 @@ class ScaledWeight:
 
 @dataclass(frozen=True, slots=True)
 class ScaledForm:
-    """How an accelerator multiplies scaled weights. rounds_activations: those of fp8 weights are rounded to fp8."""
+    """The way in which an accelerator multiplies scaled weights.
+
+    rounds_activations   those of fp8 weights are rounded to fp8, too
+    """
 
     rounds_activations: bool = False
 

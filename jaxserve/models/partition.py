@@ -190,11 +190,11 @@ def _place_scaled(
     """Return a scaled weight as it lies on the devices. shape, axes: of its values, with experts before them."""
     form = ScaledForm(weight.rounds_activations)
     whole = abstract_scaled(weight.kind, shape, is_table=weight.is_table, form=form)
-    *experts, first, last = axes
+    experts, first, last = axes[:-2], axes[-2], axes[-1]
+    data_axes: tuple[Axis | None, ...] = axes
+    scale_axes: tuple[Axis | None, ...] = (*experts, first if weight.is_table else last)
     if weight.kind == "int4":
         data_axes, scale_axes = (*experts, first, None, last), (*experts, first, last)
-    else:
-        data_axes, scale_axes = tuple(axes), (*experts, first if weight.is_table else last)
     data_sharding, scale_sharding = placement.split(data_axes), placement.split(scale_axes)
     try:
         data_sharding.shard_shape(whole.data.shape)

@@ -155,7 +155,7 @@ def test_what_nobody_sets_is_the_model_s_own_at_every_entry(tiny_path):
 
 def test_answers_end_though_nobody_says_when(llm, monkeypatch):
     seen = []
-    monkeypatch.setattr(llm._client.preparer, "prepare", lambda prompt, params, *_: seen.append(params) or 1 / 0)
+    monkeypatch.setattr(llm._client.preparer, "prepare", lambda prompt, params, *_, **__: seen.append(params) or 1 / 0)
     for call in (lambda: llm.chat(MESSAGES), lambda: llm.generate("abc"), lambda: list(llm.stream(MESSAGES))):
         with pytest.raises(ZeroDivisionError):
             call()
