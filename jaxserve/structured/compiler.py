@@ -183,13 +183,16 @@ def _is_cheap(expr: GrammarExpr) -> bool:
 class _GrammarCache:
     """Compiled grammars and refusals by expression. Several threads that ask for one key wait for one compilation.
 
+    A refusal is kept as an exception that was never raised: one that was holds the frames of whoever has asked for it,
+    and those of everybody who asks again, with all their requests.
+
     max_entries, max_bytes   beyond these the least recently used entries are dropped
     """
 
     def __init__(self, max_entries: int, max_bytes: int) -> None:
         self._max_entries, self._max_bytes = max_entries, max_bytes
         self._lock = threading.Lock()
-        self._futures: OrderedDict[Any, Future[CompiledGrammar]] = OrderedDict()
+        self._futures: OrderedDict[Any, Future[CompiledGrammar | InvalidParameter]] = OrderedDict()
         self._sizes: dict[Any, int] = {}
 
     def __len__(self) -> int:
@@ -203,23 +206,31 @@ class _GrammarCache:
         """
         with self._lock:
             cached = self._futures.get(key)
-            future: Future[CompiledGrammar] = cached or Future()
+            future: Future[CompiledGrammar | InvalidParameter] = cached or Future()
             self._futures[key] = future
             self._futures.move_to_end(key)
         if cached is None:
             self._fill(key, future, compile)
         try:
-            return future.result()
+            result = future.result()
         except RequestError as error:
             # A new exception, because one object must not be raised in two threads.
             raise type(error)(str(error), error.param) from None
+        if isinstance(result, InvalidParameter):
+            raise type(result)(str(result), result.param)
+        return result
 
-    def _fill(self, key: Any, future: Future[CompiledGrammar], compile: Callable[[], CompiledGrammar]) -> None:
+    def _fill(
+        self,
+        key: Any,
+        future: Future[CompiledGrammar | InvalidParameter],
+        compile: Callable[[], CompiledGrammar],
+    ) -> None:
         try:
             grammar = compile()
             size = grammar.num_bytes
         except InvalidParameter as error:
-            future.set_exception(error)
+            future.set_result(type(error)(str(error), error.param))
             size = 2 * len(repr(key))  # a refusal keeps only its key in memory
         except BaseException as error:  # not cached: the next request tries again
             with self._lock:

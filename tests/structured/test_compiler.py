@@ -1,7 +1,10 @@
 """A grammar is compiled once, gives each sequence a matcher of its own, and errors name the request's field."""
 
+import gc
 import threading
+import weakref
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -77,6 +80,22 @@ def test_a_tokenizer_without_bytes_is_refused():
     compiler = GrammarCompiler(GrammarTokenizer(None, {}, [0], 10))
     with pytest.raises(Unsupported, match="bytes of their own"):
         compiler.compile(StructuredOutputs(json_object=True))
+
+
+def test_a_refusal_keeps_nothing_of_those_who_have_asked_for_it(compiler):
+    """Frames of a traceback would keep their requests, of each one that asks again."""
+    asked: list[weakref.ref[Any]] = []
+
+    def ask() -> None:
+        request = threading.Event()
+        asked.append(weakref.ref(request))
+        with pytest.raises(InvalidParameter):
+            compiler.compile(StructuredOutputs(regex="(unclosed"))
+
+    for _ in range(3):
+        ask()
+    gc.collect()
+    assert [reference() for reference in asked] == [None] * 3
 
 
 def regex(number):
