@@ -45,7 +45,7 @@ async def test_every_route_is_there_and_nothing_comes_from_elsewhere(browser: Pa
         assert page.complaints() == []
 
     switches = {"enable_tokenizer_info_endpoint": True, "enable_debug_endpoints": True, "server_dev_mode": True}
-    await with_page(browser, look, **switches)
+    await with_page(browser, look, **switches, allow_runtime_lora_updating=True)
 
 
 async def test_a_request_can_be_tried(browser: Page) -> None:
