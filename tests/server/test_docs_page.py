@@ -22,7 +22,9 @@ def browser() -> Iterator[Page]:
         yield page
 
 
-async def with_page(browser: Page, look: Callable[[Page, str], None], **config: Any) -> None:
+async def with_page(
+    browser: Page, look: Callable[[Page, str], None], llm: FakeLLM | None = None, **config: Any
+) -> None:
     """Opens the page of a server of its own, and looks at it while that serves."""
 
     def open_and_look(url: str) -> None:
@@ -32,7 +34,7 @@ async def with_page(browser: Page, look: Callable[[Page, str], None], **config: 
         browser.get(url + "/docs")
         look(browser, url)
 
-    async with serve_live(FakeLLM(), **config) as live_server:
+    async with serve_live(llm or FakeLLM(), **config) as live_server:
         await asyncio.to_thread(open_and_look, live_server.url)
 
 
@@ -46,6 +48,7 @@ async def test_every_route_is_there_and_nothing_comes_from_elsewhere(browser: Pa
 
     switches = {"enable_tokenizer_info_endpoint": True, "enable_debug_endpoints": True, "server_dev_mode": True}
     await with_page(browser, look, **switches, allow_runtime_lora_updating=True)
+    await with_page(browser, look, FakeLLM(enable_lora=True), **switches, allow_runtime_lora_updating=True)
 
 
 async def test_a_request_can_be_tried(browser: Page) -> None:
