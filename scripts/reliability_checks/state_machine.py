@@ -15,7 +15,7 @@ TEST = "tests/engine/test_scheduler_life.py"
 def run(share: float, model: Path, folder: Path, seed: int) -> Outcome:
     """Run all of the long profile, whatever the share is."""
     outcome, started = Outcome("state machine"), time.monotonic()
-    command = [sys.executable, "-m", "pytest", "-q", "-x", TEST, "--hypothesis-seed", str(seed)]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", TEST, "--hypothesis-seed", str(seed), "--timeout", "0"]
     done = subprocess.run(
         command, cwd=REPO, env={**os.environ, "LONG_TESTS": "1"}, stdout=subprocess.PIPE, text=True, check=False
     )
