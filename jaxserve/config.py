@@ -15,7 +15,8 @@ DEFAULT_MODEL = "smollm2-135m-instruct"
 # Its file carries no generation config; these are the values its authors use in their model card.
 DEFAULT_MODEL_GENERATION = {"temperature": 0.2, "top_p": 0.9}
 
-ATTENTION_BACKENDS = ("auto", "reference", "cpu", "native", "gpu", "tpu")  # a test compares them with attention/
+# A test compares them with attention/.
+ATTENTION_BACKENDS = ("auto", "reference", "cpu", "native", "gpu", "mosaic", "tpu")
 POSITIVE_FIELDS = (
     *(
         "tensor_parallel_size",

@@ -12,6 +12,7 @@ from jax import Array
 from jaxserve.attention.cpu import CpuAttention
 from jaxserve.attention.gpu import GpuAttention
 from jaxserve.attention.inputs import AttentionInputs
+from jaxserve.attention.mosaic import MosaicAttention
 from jaxserve.attention.native import NativeAttention
 from jaxserve.attention.reference import ReferenceAttention
 from jaxserve.attention.tpu import TpuAttention
@@ -110,6 +111,7 @@ BACKENDS: dict[str, type[AttentionBackend]] = {
     "cpu": CpuAttention,
     "gpu": GpuAttention,
     "native": NativeAttention,
+    "mosaic": MosaicAttention,
     "tpu": TpuAttention,
 }
 
@@ -124,8 +126,8 @@ def choose_backend(name: str, platform: str, dtype: Any = "float32") -> Attentio
         name = "native" if native else platform if platform in ("cpu", "gpu", "tpu") else "reference"
     if name not in BACKENDS:
         raise BadConfig(f"attention_backend {name!r} is unknown; known: auto, {', '.join(BACKENDS)}.")
-    if name == "tpu" and platform != "tpu":
-        raise BadConfig(f"attention_backend 'tpu' needs a TPU, and this is a {platform}; try auto.")
+    if name in ("mosaic", "tpu") and platform != "tpu":
+        raise BadConfig(f"attention_backend {name!r} needs a TPU, and this is a {platform}; try auto.")
     return BACKENDS[name]()
 
 

@@ -7,6 +7,7 @@ module → what proves it:
     latent → test_latent.py: the same for latent vectors
     gpu → test_gpu.py
     tpu → test_tpu.py
+    mosaic → test_mosaic.py: its kernels in JAX's TPU interpreter
 """
 
 import jax
@@ -27,7 +28,7 @@ def exact_products():
         yield
 
 
-@pytest.fixture(params=sorted(BACKENDS.keys() - {"tpu"}))  # which has test_tpu.py
+@pytest.fixture(params=sorted(BACKENDS.keys() - {"tpu", "mosaic"}))  # which have test_tpu.py and test_mosaic.py
 def backend(request):
     if request.param == "native" and library.find_compiler() is None:
         pytest.skip("no C compiler here")

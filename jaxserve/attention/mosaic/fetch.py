@@ -1,0 +1,150 @@
+"""Fetches of pages into a ring of blocks in vector memory, as many pages as an item needs and none more."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from jaxserve.attention.mosaic.pages import MosaicParams
+
+# Places of the cursor: what is fetched next, and how many blocks were fetched and computed with.
+ITEM, PAGE, FETCHED, USED = range(4)
+NUM_PLACES = 4
+
+
+def ring_shapes(pages_PXZL: Array, params: MosaicParams) -> tuple[Any, ...]:
+    """Return what a ring needs of memory: its blocks, their semaphores and the cursor."""
+    blocks = (params.num_buffers, params.block_pages, *pages_PXZL.shape[1:])
+    return (
+        pltpu.VMEM(blocks, pages_PXZL.dtype),
+        pltpu.SemaphoreType.DMA((params.num_buffers,)),
+        pltpu.SMEM((NUM_PLACES,), jnp.int32),
+    )
+
+
+@dataclass(frozen=True)
+class Items:
+    """References to what there is to compute, item after item, in scalar memory.
+
+    row_I, first_page_I, end_page_I   the pages that an item sees are row_I's, first_page_I to end_page_I - 1, at least
+                                      one
+    count_1                           the number of items
+    table_X                           the page table, row by row, `width` pages each
+    """
+
+    row_I: Any
+    first_page_I: Any
+    end_page_I: Any
+    count_1: Any
+    table_X: Any
+    width: int
+
+    @classmethod
+    def read(cls, refs: tuple[Any, ...], width: int) -> "Items":
+        """Return the first five references, in order."""
+        row_I, first_page_I, end_page_I, count_1, table_X, *_ = refs
+        return cls(row_I, first_page_I, end_page_I, count_1, table_X, width)
+
+
+@dataclass(frozen=True)
+class Ring:
+    """References to the ring: the pages in HBM, blocks of them in vector memory, and what counts them.
+
+    pages_PXZL     in HBM
+    blocks_RCXZL   R = num_buffers blocks of C = block_pages pages
+    semaphore_R    of the fetches
+    cursor         int32 [NUM_PLACES], in scalar memory
+    """
+
+    items: Items
+    pages_PXZL: Any
+    blocks_RCXZL: Any
+    semaphore_R: Any
+    cursor: Any
+    params: MosaicParams
+
+    def begin(self) -> None:
+        """Start the first fetches. The blocks get zeros: what is never fetched is multiplied by zero."""
+
+        def clear(index: Array, _: None) -> None:
+            place = jax.lax.div(index, self.params.block_pages), jax.lax.rem(index, self.params.block_pages)
+            self.blocks_RCXZL[place] = jnp.zeros(self.blocks_RCXZL.shape[2:], self.blocks_RCXZL.dtype)
+
+        jax.lax.fori_loop(0, self.params.num_buffers * self.params.block_pages, clear, None)
+        self.cursor[ITEM] = jnp.int32(0)
+        self.cursor[PAGE] = self.items.first_page_I[0]
+        self.cursor[FETCHED] = jnp.int32(0)
+        self.cursor[USED] = jnp.int32(0)
+        for _ in range(self.params.num_buffers - 1):
+            self.fetch_next()
+
+    def fetch_next(self) -> None:
+        """Start the fetch of the next block of the next item, if there is one, into the buffer used longest ago."""
+        items, item = self.items, self.cursor[ITEM]
+
+        @pl.when(item < items.count_1[0])
+        def _() -> None:
+            page, end = self.cursor[PAGE], items.end_page_I[item]
+            slot = jax.lax.rem(self.cursor[FETCHED], self.params.num_buffers)
+            first = items.row_I[item] * items.width + page
+
+            def start(index: Array, _: None) -> None:
+                source = self.pages_PXZL.at[items.table_X[first + index]]
+                target = self.blocks_RCXZL.at[slot, index]
+                pltpu.make_async_copy(source, target, self.semaphore_R.at[slot]).start()
+
+            jax.lax.fori_loop(0, jnp.minimum(self.params.block_pages, end - page), start, None)
+            next_page = page + self.params.block_pages
+            is_last = next_page >= end
+            next_item = jnp.minimum(item + 1, items.first_page_I.shape[0] - 1)
+            self.cursor[PAGE] = jnp.where(is_last, items.first_page_I[next_item], next_page)
+            self.cursor[ITEM] = jnp.where(is_last, item + 1, item)
+            self.cursor[FETCHED] += 1
+
+    def wait(self, num_pages: Array) -> Array:
+        """Wait for the next block, of so many pages, and return its place in the ring."""
+        slot = jax.lax.rem(self.cursor[USED], self.params.num_buffers)
+        self.cursor[USED] += 1
+        is_full = num_pages == self.params.block_pages
+
+        def wait_for(place: Any) -> None:
+            pltpu.make_async_copy(place, place, self.semaphore_R.at[slot]).wait()
+
+        pl.when(is_full)(lambda: wait_for(self.blocks_RCXZL.at[slot]))
+
+        @pl.when(jnp.logical_not(is_full))
+        def _() -> None:
+            jax.lax.fori_loop(0, num_pages, lambda index, _: wait_for(self.blocks_RCXZL.at[slot, index]), None)
+
+        return slot
+
+    def load_head(self, slot: Array, head: Array | int, size: int) -> tuple[Array, Array]:
+        """Return the keys and the values of one head, [S, L] each: of the first `size` tokens of a block."""
+        params, pages = self.params, pl.ds(0, size // self.params.page_size)
+        key_SL = self.blocks_RCXZL[slot, pages, head].reshape(size, params.lanes)
+        if params.is_paired:
+            return key_SL, key_SL
+        return key_SL, self.blocks_RCXZL[slot, pages, head + params.kv_heads].reshape(size, params.lanes)
+
+    def clear_behind(self, slot: Array, page: Array, length: Array) -> None:
+        """Put zeros in place of the values behind a row's last token, in a block that begins with its page `page`.
+
+        They may be no numbers, and zero times that is none. All other places of the block hold numbers: those of
+        pages fetched before, or zeros.
+        """
+        params = self.params
+        index, used = jax.lax.div(length, params.page_size) - page, jax.lax.rem(length, params.page_size)
+
+        @pl.when((index >= 0) & (index < params.block_pages) & (used > 0))
+        def _() -> None:
+            first_value = 0 if params.is_paired else params.kv_heads
+            is_used_ZL = jax.lax.broadcasted_iota(jnp.int32, (params.page_size, params.lanes), 0) < used
+            for head in range(params.kv_heads):
+                place = (slot, index, first_value + head)
+                number_ZL = self.blocks_RCXZL[place]
+                cleared_ZL = jnp.where(is_used_ZL, number_ZL.astype(jnp.float32), 0.0)
+                self.blocks_RCXZL[place] = cleared_ZL.astype(number_ZL.dtype)

@@ -1,0 +1,123 @@
+"""Pages on a TPU as our own kernels read them, and what one call of attention fixes before it runs."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+LANES = 128
+SUBLANES = 8  # rows of a tile of 32-bit numbers
+LOG2_E = 1.4426950408889634
+MASKED_SCORE = -1e30  # finite: a block that a query does not see is forgotten at the first one that it sees
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class MosaicPages:
+    """One layer, head-major: the tokens of a page lie together, head by head, in whole tiles.
+
+    A page is one piece of memory, so that one copy fetches it, and the tokens of a head are what the matrix unit takes:
+    nothing is moved in vector memory. A token's write is 2K rows apart from each other, which costs a read and a
+    write of the tiles that they lie in (write.py); a token is written once and read hundreds of times.
+
+    number_PXZL   X = 2K heads, keys, then values; L is a multiple of LANES, with zeros behind the head. Heads of up to
+                  64 numbers are paired: X = K, with the value in the second half of the lanes of its key
+    kv_heads      Static, K.
+    """
+
+    number_PXZL: Array
+    kv_heads: int = field(metadata={"static": True})
+
+    @property
+    def is_paired(self) -> bool:
+        """Whether a key and its value share their lanes."""
+        return self.number_PXZL.shape[1] == self.kv_heads
+
+    @property
+    def page_size(self) -> int:
+        """Tokens of a page."""
+        return self.number_PXZL.shape[2]
+
+
+def stored_shape(kv_heads: int, head_dim: int) -> tuple[int, int]:
+    """Return X and L of pages of such heads."""
+    if 2 * head_dim <= LANES:
+        return kv_heads, LANES
+    return 2 * kv_heads, -(-head_dim // LANES) * LANES
+
+
+def join_heads(key_TKH: Array, value_TKH: Array) -> Array:
+    """Return keys and values as pages hold them, new_TXL."""
+    kv_heads, head_dim = key_TKH.shape[1:]
+    num_stored, lanes = stored_shape(kv_heads, head_dim)
+    if num_stored == kv_heads:
+        half = LANES // 2
+        return jnp.concatenate([pad_last(key_TKH, half), pad_last(value_TKH, half)], axis=-1)
+    return jnp.concatenate([pad_last(key_TKH, lanes), pad_last(value_TKH, lanes)], axis=1)
+
+
+def pad_last(array: Array, size: int) -> Array:
+    """Return an array with zeros behind its last axis, up to this size."""
+    missing = size - array.shape[-1]
+    return jnp.pad(array, ((0, 0),) * (array.ndim - 1) + ((0, missing),)) if missing else array
+
+
+def tile_rows(dtype: Any) -> int:
+    """Return the rows of a tile of numbers of this type in vector memory."""
+    return SUBLANES * max(1, 4 // jnp.dtype(dtype).itemsize)
+
+
+@dataclass(frozen=True)
+class MosaicConfig:
+    """Sizes of the kernels, which change their speed, and their rounding.
+
+    decode_block_bytes,    the most keys and values of one turn. Those of prefill are large, because a turn has a cost
+    prefill_block_bytes    of its own for every query; those of decode small, because the first is waited for
+    num_buffers            blocks in vector memory: one is computed with, the others are on their way
+    tile_rows              rows of a tile of queries: queries times the heads that share a key head
+    part_tokens            lengths of the pieces of a block that a tile of queries sees in part, besides the whole block
+    """
+
+    decode_block_bytes: int = 2**20
+    prefill_block_bytes: int = 2**21
+    num_buffers: int = 2
+    tile_rows: int = 512
+    part_tokens: tuple[int, ...] = (128, 256)
+
+
+@dataclass(frozen=True)
+class MosaicParams:
+    """Static parameters that the kernels share.
+
+    group         query heads of a key head
+    lanes         L of the pages
+    block_pages   pages of one turn of the loop
+    tile_queries  queries of one tile
+    scale         of the scores: with it they are in units of log 2, or, where there is a soft cap, of the cap
+    """
+
+    kv_heads: int
+    group: int
+    page_size: int
+    lanes: int
+    is_paired: bool
+    block_pages: int
+    num_buffers: int
+    tile_queries: int
+    part_tokens: tuple[int, ...]
+    scale: float
+    window: int | None
+    softcap: float | None
+
+    @property
+    def block_tokens(self) -> int:
+        """Tokens of one turn of the loop."""
+        return self.block_pages * self.page_size
+
+    @property
+    def part_sizes(self) -> tuple[int, ...]:
+        """The lengths of the pieces of a block that prefill computes with, the whole block last."""
+        sizes = (size for size in self.part_tokens if size < self.block_tokens and size % self.page_size == 0)
+        return (*sizes, self.block_tokens)

@@ -1,0 +1,166 @@
+"""Many queries of a row: tiles of one row's queries, all heads that share a key head in one product.
+
+A tile goes over the keys that its queries see, in blocks of pages that come while the one before is computed with.
+Blocks that every query of the tile sees whole are not masked; of the others, parts that none sees are left out.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from jaxserve.attention.inputs import AttentionInputs, QueryTiles
+from jaxserve.attention.mosaic.fetch import Items, Ring, ring_shapes
+from jaxserve.attention.mosaic.pages import LANES, MosaicPages, MosaicParams
+from jaxserve.attention.mosaic.softmax import Softmax, add_head, state_shapes
+
+VECTOR_BYTES = 64 * 2**20  # of the 128 MiB of v5e and v6e
+
+
+def prefill(
+    query_TKGL: Array,
+    pages: MosaicPages,
+    inputs: AttentionInputs,
+    sinks_KG: Array | None,
+    *,
+    params: MosaicParams,
+    interpret: Any,
+) -> Array:
+    """Return the answers of all queries, [T, K, G, L] in their type; padding gets zeros."""
+    num_tokens, kv_heads, group, lanes = query_TKGL.shape
+    queries = params.tile_queries
+    tiles = inputs.tile_queries(queries)
+    num_tiles, index_T = len(tiles.row_X), jnp.arange(num_tokens)
+    token_XQ = jnp.minimum(tiles.start_X[:, None] + jnp.arange(queries), num_tokens - 1)
+    query_XKML = query_TKGL[token_XQ].swapaxes(1, 2).reshape(num_tiles, kv_heads, queries * group, lanes)
+    out_XKML = _call(query_XKML, pages, inputs, tiles, sinks_KG, params=params, interpret=interpret)
+    out_XKQGL = out_XKML.reshape(num_tiles, kv_heads, queries, group, lanes)
+    is_begun_TX = (index_T[:, None] >= tiles.start_X) & (jnp.arange(num_tiles) < tiles.num_real_tiles)
+    tile_T = jnp.maximum(is_begun_TX.sum(1) - 1, 0)
+    out_TKGL = out_XKQGL[tile_T, :, jnp.clip(index_T - tiles.start_X[tile_T], 0, queries - 1)]
+    return jnp.where(inputs.is_real_T[:, None, None, None], out_TKGL, 0)
+
+
+def _call(
+    query_XKML: Array,
+    pages: MosaicPages,
+    inputs: AttentionInputs,
+    tiles: QueryTiles,
+    sinks_KG: Array | None,
+    *,
+    params: MosaicParams,
+    interpret: Any,
+) -> Array:
+    """Run the kernel over tiles of queries; those of padding get anything."""
+    num_tiles, tile = len(query_XKML), query_XKML.shape[1:]
+    num_rows, width = inputs.page_table_BW.shape
+    row_X, position_T = jnp.minimum(tiles.row_X, num_rows - 1), jnp.asarray(inputs.position_T)
+    first_X = position_T[jnp.minimum(tiles.start_X, len(position_T) - 1)]
+    end_X = first_X + tiles.end_X - tiles.start_X
+    low_X = jnp.zeros_like(first_X) if params.window is None else jnp.maximum(first_X - params.window + 1, 0)
+    items = (
+        row_X,
+        low_X // params.page_size,
+        (end_X + params.page_size - 1) // params.page_size,
+        tiles.num_real_tiles[None],
+        jnp.asarray(inputs.page_table_BW).reshape(-1),
+    )
+    scalars = (*items, first_X, end_X, jnp.asarray(inputs.length_B)[row_X])
+    line = (*tile[:2], LANES)
+    sinks = []
+    if sinks_KG is not None:
+        sinks.append(jnp.broadcast_to(jnp.tile(sinks_KG, (1, params.tile_queries))[..., None], line))
+    tile_spec = pl.BlockSpec((1, *tile), lambda tile, *_: (tile, 0, 0, 0))
+    return pl.pallas_call(
+        functools.partial(_prefill_kernel, has_sinks=bool(sinks), width=width, params=params),
+        grid_spec=pltpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=len(scalars),
+            grid=(num_tiles,),
+            in_specs=[
+                tile_spec,
+                *[pl.BlockSpec(line, lambda tile, *_: (0, 0, 0))] * len(sinks),
+                pl.BlockSpec(memory_space=pl.ANY),
+            ],
+            out_specs=tile_spec,
+            scratch_shapes=[*ring_shapes(pages.number_PXZL, params), *state_shapes(*tile)],
+        ),
+        out_shape=jax.ShapeDtypeStruct(query_XKML.shape, query_XKML.dtype),
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("arbitrary",), disable_bounds_checks=True, vmem_limit_bytes=VECTOR_BYTES
+        ),
+        interpret=interpret,
+        name="paged_prefill",
+    )(*scalars, query_XKML, *sinks, pages.number_PXZL)
+
+
+def _prefill_kernel(*refs: Any, has_sinks: bool, width: int, params: MosaicParams) -> None:
+    items, (first_ref, end_ref, length_ref, query_ref) = Items.read(refs, width), refs[5:9]
+    sinks_ref, refs = (refs[9], refs[10:]) if has_sinks else (None, refs[9:])
+    pages_ref, out_ref, blocks_ref, semaphores, cursor, *state_refs = refs
+    ring = Ring(items, pages_ref, blocks_ref, semaphores, cursor, params)
+    state, tile = Softmax(*state_refs), pl.program_id(0)
+    pl.when(tile == 0)(ring.begin)
+
+    @pl.when(tile < items.count_1[0])
+    def _() -> None:
+        state.begin(sinks_ref)
+        first_page, end_page = items.first_page_I[tile], items.end_page_I[tile]
+        first, end = first_ref[tile], end_ref[tile]
+
+        def add_block(block: Array, _: None) -> None:
+            page = first_page + block * params.block_pages
+            ring.fetch_next()
+            slot = ring.wait(jnp.minimum(params.block_pages, end_page - page))
+            ring.clear_behind(slot, page, length_ref[tile])
+            _add_block(ring, state, query_ref, slot, page * params.page_size, first, end)
+
+        jax.lax.fori_loop(0, pl.cdiv(end_page - first_page, params.block_pages), add_block, None)
+
+        def finish(head: Array, _: None) -> None:
+            out_ref[0, head] = state.finish(head).astype(out_ref.dtype)
+
+        jax.lax.fori_loop(0, params.kv_heads, finish, None)
+
+
+def _add_block(ring: Ring, state: Softmax, query_ref: Any, slot: Array, start: Array, first: Array, end: Array) -> None:
+    """Add a block whose first key is at position `start` to a tile whose queries are at `first` to `end` - 1.
+
+    It is added whole and without a mask if every query sees all of it, else up to the last key that any query sees.
+    """
+    params = ring.params
+    is_whole = start + params.block_tokens <= first + 1
+    if params.window is not None:
+        is_whole &= start > end - 1 - params.window
+    add = functools.partial(_add_tokens, ring, state, query_ref, slot)
+    pl.when(is_whole)(lambda: add(params.block_tokens, None))
+    seen = jnp.minimum(end - start, params.block_tokens)
+    sizes = params.part_sizes
+    for fewer, size in zip((0, *sizes), sizes, strict=False):
+        is_size = jnp.logical_not(is_whole) & (seen > fewer) & (seen <= size)
+        pl.when(is_size)(functools.partial(add, size, start - first))
+
+
+def _add_tokens(ring: Ring, state: Softmax, query_ref: Any, slot: Array, size: int, behind: Array | None) -> None:
+    """Add the first `size` tokens of a block to all heads.
+
+    behind   how far the first key is behind the first query, for a mask; None for none
+    """
+    params, queries = ring.params, query_ref.shape[2]
+
+    def add(head: Array, _: None) -> None:
+        seen_MS = None
+        if behind is not None:
+            # Query m is m // group behind the first; the group is multiplied to the keys, one line, instead.
+            query_MS = jax.lax.broadcasted_iota(jnp.int32, (queries, size), 0)
+            behind_1S = behind + jax.lax.broadcasted_iota(jnp.int32, (1, size), 1)
+            seen_MS = behind_1S * params.group <= query_MS
+            if params.window is not None:
+                seen_MS &= (behind_1S + params.window) * params.group > query_MS
+        key_SL, value_SL = ring.load_head(slot, head, size)
+        add_head(state, head, query_ref[0, head], key_SL, value_SL, seen_MS, params)
+
+    jax.lax.fori_loop(0, params.kv_heads, add, None)

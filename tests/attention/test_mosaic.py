@@ -1,0 +1,200 @@
+"""Our own TPU kernels: held to the contract in JAX's TPU interpreter, which looks for races, for memory that is read
+before it is written and for reads out of bounds; and lowered for a TPU that nobody has."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax._src.pallas.mosaic.interpret import interpret_pallas_call
+from jax.experimental.pallas import tpu as pltpu
+
+from jaxserve.attention import AttentionInputs, choose_backend
+from jaxserve.attention.mosaic import MosaicAttention, MosaicConfig
+from jaxserve.attention.mosaic.pages import join_heads
+from jaxserve.errors import BadConfig
+from tests.attention import cases
+from tests.attention.cases import PAGE, Case, fill_with_nan
+
+V5E = jax.sharding.AbstractDevice(device_kind="TPU v5 lite", num_cores=1, platform="tpu")
+STRICT = pltpu.InterpretParams(detect_races=True, uninitialized_memory="nan", out_of_bounds_reads="raise")
+# Blocks of two pages of two heads of 128 in float32, and tiles of 16 queries: several of each in short rows.
+SMALL = MosaicConfig(
+    decode_block_bytes=2 * 4 * PAGE * 512, prefill_block_bytes=4 * 4 * PAGE * 512, tile_rows=32, part_tokens=(32,)
+)
+
+
+class Interpreted(MosaicAttention):
+    """The backend in the interpreter. Pages are written by numpy: the write has tests of its own."""
+
+    def __init__(self):
+        super().__init__(interpret=STRICT, config=SMALL)
+
+    def write(self, pages, key_TKH, value_TKH, slot_T):
+        number_PXZL = np.array(pages.number_PXZL)
+        new_TXL = np.asarray(join_heads(jnp.asarray(key_TKH), jnp.asarray(value_TKH)))
+        real_T = slot_T >= cases.PAGE
+        slot_T = slot_T[real_T]
+        number_PXZL[slot_T // cases.PAGE, :, slot_T % cases.PAGE] = new_TXL[real_T]
+        return dataclasses.replace(pages, number_PXZL=jnp.asarray(number_PXZL))
+
+    def attend(self, query_TNH, pages, inputs, **how):
+        return interpret(lambda query, pages: super(Interpreted, self).attend(query, pages, inputs, **how))(
+            jnp.asarray(query_TNH), pages
+        )
+
+
+def interpret(function):
+    """The function, as for a v5e and compiled in a hurry, with a check that nothing raced."""
+
+    def run(*arguments):
+        mesh = jax.sharding.AbstractMesh((1,), ("x",), abstract_device=V5E)
+        with jax.sharding.use_abstract_mesh(mesh):
+            out = jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})(*arguments)
+            jax.block_until_ready(out)
+        assert not interpret_pallas_call.races.races_found
+        return out
+
+    return run
+
+
+@pytest.fixture
+def mosaic():
+    return Interpreted()
+
+
+@pytest.mark.parametrize(
+    ("lengths", "heads", "kv_heads", "head_dim", "how"),
+    [
+        ([1, 16, 75, 0], 2, 2, 128, {}),
+        ([15, 64, 17, 120], 4, 2, 64, {"window": 40}),
+        ([63, 33], 16, 1, 80, {"softcap": 5.0, "sinks": np.linspace(-3, 9, 16, dtype=np.float32)}),
+        ([40], 16, 2, 256, {}),
+        ([0, 0], 4, 4, 32, {}),
+    ],
+    ids=["page borders, a row of padding", "paired heads, a window", "a soft cap and sinks", "wide heads", "padding"],
+)
+def test_decode_answers_as_every_backend_must(mosaic, lengths, heads, kv_heads, head_dim, how):
+    case = Case(mosaic, lengths, heads=heads, kv_heads=kv_heads, head_dim=head_dim)
+    case.check(mosaic, scale=0.1, atol=3e-6, **how)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "counts", "heads", "kv_heads", "head_dim", "how"),
+    [
+        ([70, 33, 90], [17, 5, 10], 2, 2, 128, {}),
+        ([0, 40, 130, 9], [0, 20, 0, 9], 4, 2, 64, {"window": 30}),
+        ([65, 90, 1, 64], [1, 28, 1, 1], 6, 2, 80, {"softcap": 5.0, "sinks": np.linspace(-3, 9, 6, dtype=np.float32)}),
+        ([40, 0, 30], [0, 0, 0], 2, 1, 128, {}),
+    ],
+    ids=["chunks of three prompts", "rows without queries", "a chunk between single tokens", "padding alone"],
+)
+def test_prefill_answers_as_every_backend_must(mosaic, lengths, counts, heads, kv_heads, head_dim, how):
+    case = Case(mosaic, lengths, counts=counts, tokens=32, heads=heads, kv_heads=kv_heads, head_dim=head_dim)
+    case.check(mosaic, scale=0.1, atol=3e-6, **how)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_any_rows_in_any_pages(mosaic, seed):
+    rng = np.random.default_rng(seed)
+    kv_heads, group = rng.choice([1, 2]), rng.choice([1, 2, 4, 8, 16])
+    how = {"window": int(rng.integers(1, 60))} if rng.random() < 0.5 else {}
+    lengths = rng.integers(0, 110, size=3).tolist()
+    shape = {"heads": int(kv_heads * group), "kv_heads": int(kv_heads), "head_dim": int(rng.choice([40, 64, 128]))}
+    Case(mosaic, sorted(lengths, reverse=True), seed=seed, **shape).check(mosaic, scale=0.1, atol=3e-6, **how)
+    counts = [int(rng.integers(0, min(length, 9) + 1)) for length in lengths]
+    case = Case(mosaic, lengths, counts=counts, tokens=32, seed=seed, **shape)
+    case.check(mosaic, scale=0.1, atol=3e-6, **how)
+
+
+@pytest.mark.parametrize("columns", [1, 8])
+def test_bfloat16_loses_no_more_than_its_own_rounding(mosaic, columns):
+    case = Case(mosaic, [100, 3], columns, head_dim=64, dtype=jnp.bfloat16)
+    case.check(mosaic, scale=0.125, atol=0.02)
+
+
+def test_nothing_is_read_from_pages_that_a_window_has_freed(mosaic):
+    case = Case(mosaic, [100, 50], columns=2, head_dim=64)
+    pages = case.write(mosaic)
+    case.free_behind(window=20)
+    out = mosaic.attend(case.query, pages, case.inputs(), scale=0.1, window=20)
+    np.testing.assert_allclose(out, case.expect(scale=0.1, window=20), atol=3e-6)
+
+
+@pytest.mark.parametrize(("dtype", "head_dim"), [(jnp.float32, 128), (jnp.bfloat16, 64)])
+def test_a_write_puts_every_token_into_its_slot_and_leaves_the_others(dtype, head_dim):
+    """Runs over borders of tiles and pages, single tokens, and padding; more runs than there are tiles."""
+    rng, backend = np.random.default_rng(0), MosaicAttention(interpret=STRICT)
+    singles = rng.permutation(np.arange(128, 288, 16))
+    slot = np.concatenate([np.arange(90, 117), singles, [0, 0], np.arange(64, 70), [0]]).astype(np.int32)
+    key, value = (rng.normal(size=(len(slot), 2, head_dim)).astype(dtype) for _ in range(2))
+    before = fill_with_nan(backend.make_pages(9, 32, 2, head_dim, dtype))
+    pages = interpret(backend.write)(before, key, value, slot)
+    expected = np.array(before.number_PXZL, np.float32)
+    real = slot >= 32
+    new = np.asarray(join_heads(jnp.asarray(key), jnp.asarray(value)), np.float32)[real]
+    expected[slot[real] // 32, :, slot[real] % 32] = new
+    np.testing.assert_array_equal(np.asarray(pages.number_PXZL, np.float32), expected)
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "heads", "kv_heads", "head_dim", "how"),
+    [
+        (8, 1, 32, 8, 128, {}),
+        (128, 1, 64, 8, 64, {"window": 128, "sinks": True}),
+        (1, 512, 16, 8, 128, {"softcap": 30.0}),
+        (1, 2048, 64, 4, 128, {}),
+        (4, 16, 8, 1, 80, {"window": 64, "softcap": 30.0}),
+        (32, 1, 9, 3, 64, {}),
+        (32, 1, 16, 8, 256, {"softcap": 50.0}),
+    ],
+)
+def test_it_lowers_for_a_tpu(rows, columns, heads, kv_heads, head_dim, how):
+    backend, queries = MosaicAttention(), rows * columns
+    pages = jax.eval_shape(lambda: backend.make_pages(64, 32, kv_heads, head_dim, jnp.bfloat16))
+    shapes = ((queries,), (queries,), (rows, 32), (rows,), (rows + 1,))
+    inputs = AttentionInputs(*(jax.ShapeDtypeStruct(s, jnp.int32) for s in shapes), max_queries_per_row=columns)
+    sinks = jax.ShapeDtypeStruct((heads,), jnp.bfloat16) if how.get("sinks") else None
+
+    def step(query, key, value, pages, inputs, sinks):
+        pages = backend.write(pages, key, value, inputs.slot_T)
+        return backend.attend(query, pages, inputs, scale=0.1, **(how | {"sinks": sinks})), pages
+
+    numbers = [jax.ShapeDtypeStruct((queries, n, head_dim), jnp.bfloat16) for n in (heads, kv_heads, kv_heads)]
+    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((1,), ("x",), abstract_device=V5E)):
+        exported = jax.export.export(jax.jit(step), platforms=["tpu"])(*numbers, pages, inputs, sinks)
+    assert exported.mlir_module().count("tpu_custom_call") == 2
+    assert exported.out_avals[0].shape == (queries, heads, head_dim)
+
+
+def test_what_the_kernels_cannot_hold_is_refused_by_name():
+    backend = MosaicAttention()
+    with pytest.raises(BadConfig, match=r"int8; try --kv-cache-dtype bfloat16"):
+        backend.make_pages(4, 32, 4, 128, jnp.int8)
+    for size in (8, 48):
+        with pytest.raises(BadConfig, match=f"16 or more in bfloat16, and not {size}; try --block-size 32"):
+            backend.make_pages(4, size, 4, 128, jnp.bfloat16)
+    pages = jax.eval_shape(lambda: backend.make_pages(4, 16, 2, 64, jnp.bfloat16))
+    wide = AttentionInputs(*(np.zeros(s, np.int32) for s in ((256,), (256,), (256, 2048), (256,), (257,))), 1)
+    with pytest.raises(BadConfig, match=r"256 rows x 2048 pages.*--block-size"):
+        backend.attend(jnp.zeros((256, 4, 64)), pages, wide, scale=0.1)
+
+
+@pytest.mark.parametrize(("head_dim", "numbers"), [(64, 128), (40, 128), (80, 256), (128, 256), (192, 512)])
+def test_small_heads_share_their_lanes_with_their_values(head_dim, numbers):
+    pages = jax.eval_shape(lambda: MosaicAttention().make_pages(9, 32, 5, head_dim, jnp.bfloat16))
+    assert pages.number_PXZL.size == 9 * 32 * 5 * numbers
+
+
+@pytest.mark.parametrize(
+    ("rows", "max_tokens", "page"), [(128, 8192, 32), (128, 40_960, 32), (128, 131_072, 128), (256, 131_072, 256)]
+)
+def test_pages_are_so_large_by_default_that_the_table_fits(rows, max_tokens, page):
+    assert MosaicAttention().default_page_size(rows, max_tokens) == page
+
+
+def test_it_is_for_tpus():
+    assert choose_backend("mosaic", "tpu").name == "mosaic"
+    with pytest.raises(BadConfig, match="'mosaic' needs a TPU, and this is a cpu"):
+        choose_backend("mosaic", "cpu")
