@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from jaxserve.chat_output_spec import ChatOutputSpec, NamedTool, ToolChoice
-from jaxserve.config import DEFAULT_MODEL, EngineConfig
+from jaxserve.config import BUILD_FIELDS, DEFAULT_MODEL, EngineConfig
 from jaxserve.errors import (
     AdapterNotFound,
     BadCheckpoint,
@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from jaxserve.llm import LLM
     from jaxserve.model_store import CacheEntry, list_cache, pull_model, remove_from_cache
     from jaxserve.preparation import Ready
+    from jaxserve.program_directory import BuiltDirectory, build_programs
 
 __version__ = "0.1.0"
 _LAZY_EXPORTS = {
@@ -73,6 +74,8 @@ _LAZY_EXPORTS = {
     "Adapter": "jaxserve.layers.adapter",
     "LoadedAdapter": "jaxserve.adapter_registry",
     "AsyncLLM": "jaxserve.async_llm",
+    "BuiltDirectory": "jaxserve.program_directory",
+    "build_programs": "jaxserve.program_directory",
     "CacheEntry": "jaxserve.model_store",
     "Conversion": "jaxserve.conversion",
     "QueueSlot": "jaxserve.admission",
@@ -95,6 +98,7 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "BUILD_FIELDS",
     "DEFAULT_MODEL",
     "LLM",
     "MAX_JSON_DIGITS",
@@ -108,6 +112,7 @@ __all__ = [
     "AsyncLLM",
     "BadCheckpoint",
     "BadConfig",
+    "BuiltDirectory",
     "CacheEntry",
     "Choice",
     "Completion",
@@ -149,6 +154,7 @@ __all__ = [
     "Unsupported",
     "Usage",
     "list_cache",
+    "build_programs",
     "check_config",
     "check_stop_strings",
     "convert_model",

@@ -29,6 +29,14 @@ POSITIVE_FIELDS = (
     *("max_num_queued_reqs", "max_num_queued_tokens", "grammar_cache_entries", "grammar_cache_bytes"),
     *("max_loras", "max_lora_rank"),
 )
+# What `jaxserve build` takes: all that the programs of an engine depend on, and where its model comes from.
+BUILD_FIELDS = (
+    *("model", "revision", "download_dir", "hf_token", "hf_overrides", "dtype", "quantization"),
+    *("tensor_parallel_size", "data_parallel_size", "enable_expert_parallel", "max_model_len", "max_num_seqs"),
+    *("max_num_batched_tokens", "block_size", "kv_cache_dtype", "gpu_memory_utilization", "kv_cache_memory_bytes"),
+    *("num_gpu_blocks_override", "kv_offloading_size", "enable_prefix_caching", "enable_lora", "max_loras"),
+    *("max_lora_rank", "attention_backend", "max_logprobs", "logprobs_mode", "batch_invariant"),
+)
 # The keys of structured_outputs_config and their types. In vLLM the first two choose among backends.
 STRUCTURED_OUTPUTS_KEYS = {
     **{"backend": str, "disable_fallback": bool, "enable_in_reasoning": bool, "reasoning_parser": str},
@@ -236,6 +244,15 @@ class EngineConfig:
         "Compiled programs are kept in this directory; none keeps no programs (default: the user's cache directory).",
         group="programs",
     )
+    programs: str | None = option(
+        None,
+        "Programs are loaded from this directory, which `jaxserve build` has written, and nothing is compiled; if they"
+        " are for another machine, version or setting, the log says what differs and they are compiled as usual. The"
+        " cache has the size that they were built for, unless a flag says another.",
+    )
+    programs_sha256: str | None = option(
+        None, "The manifest of that directory must have this digest, which `jaxserve build` has shown."
+    )
     batch_invariant: bool = option(
         False,
         "A request gets the same bits whatever runs beside it, from the cache or after a preemption; every step then"
@@ -278,6 +295,8 @@ class EngineConfig:
             raise BadConfig(f"max_logprobs must be at least 0, or -1 for no limit, got {self.max_logprobs}.")
         if not 0 <= self.kv_offloading_size < float("inf"):
             raise BadConfig(f"kv_offloading_size must be a number of GiB from 0 on, got {self.kv_offloading_size}.")
+        if self.programs_sha256 is not None and self.programs is None:
+            raise BadConfig(f"programs_sha256={self.programs_sha256!r} is of a directory of programs; give programs.")
         for name in POSITIVE_FIELDS:
             value = getattr(self, name)
             if value is not None and value < 1:

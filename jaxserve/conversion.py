@@ -1,10 +1,7 @@
 """convert_model: a checkpoint written anew, as leaves that any number of devices read at once, or as safetensors."""
 
 import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -13,13 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxserve.config import DEFAULT_MODEL, DEFAULT_MODEL_GENERATION, MIB, QuantizationChoice
+from jaxserve.config import DEFAULT_MODEL, DEFAULT_MODEL_GENERATION, QuantizationChoice
 from jaxserve.engine.weight_form import find_kinds
-from jaxserve.errors import BadConfig, StartupError
+from jaxserve.errors import BadConfig
 from jaxserve.layers.param_spec import ParamPath, ParamSpec
 from jaxserve.layers.quant import PackedWeight
 from jaxserve.model_files import blame_model_files
 from jaxserve.models.registry import abstract_params, find_architecture
+from jaxserve.new_directory import check_destination, make_directory
 from jaxserve.text.tokenizer_writer import write_tokenizer
 from jaxserve.weights import orbax_writer, safetensors_writer
 from jaxserve.weights.checkpoint import open_checkpoint
@@ -34,7 +32,6 @@ from jaxserve.weights.source_tensors import list_source_tensors, stored_dtype
 
 Format: TypeAlias = Literal["orbax", "safetensors"]
 DTypeChoice: TypeAlias = Literal["auto", "float32", "bfloat16"]
-SPARE_BYTES = 64 * MIB  # of disk, for small files and what the formats add to the values
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +86,7 @@ def convert_model(
         raise BadConfig(f"quantization={quantization!r} packs, and safetensors are not packed; leave it out, or --to.")
     if quantization == "fp8":
         raise BadConfig("quantization='fp8' rounds weights while they are loaded; convert without it, serve with it.")
-    _check_destination(path)
+    check_destination(path)
     source = resolve_model(model, revision=revision, download_dir=download_dir, token=token, progress=progress)
     checkpoint = open_checkpoint(source)
     params = _read_params(checkpoint)
@@ -102,7 +99,7 @@ def convert_model(
     else:
         tensors = list_source_tensors(checkpoint, params, stored_type)
     num_bytes = sum(tensor.nbytes for tensor in tensors)
-    with _make_directory(path, num_bytes) as directory:
+    with make_directory(path, num_bytes) as directory:
         if format == "orbax":
             orbax_writer.write_weights(directory, tensors, packed, progress)
         else:
@@ -112,15 +109,6 @@ def convert_model(
         _write_json(directory / "generation_config.json", defaults | checkpoint.generation_config)
         write_tokenizer(source, directory)
     return Conversion(path, format, num_bytes, len(packed))
-
-
-def _check_destination(path: Path) -> None:
-    try:
-        is_free = not path.exists() or (path.is_dir() and not any(path.iterdir()))
-    except OSError as error:
-        raise BadConfig(f"Cannot look into {path}: {error.strerror or error}.") from error
-    if not is_free:
-        raise BadConfig(f"{path} is there and not an empty directory; name another one, or delete it first.")
 
 
 def _read_params(checkpoint: Checkpoint) -> dict[ParamPath, ParamSpec]:
@@ -174,32 +162,6 @@ def _describe(path: ParamPath, weight: PackedWeight) -> PackedLeaf:
     return PackedLeaf(
         weight.kind, weight.width_in, weight.width_out, experts[0] if experts else None, path[-1] == "table"
     )
-
-
-@contextmanager
-def _make_directory(path: Path, num_bytes: int) -> Iterator[Path]:
-    """Make a directory beside `path` that takes its name when all is written, or else is deleted.
-
-    Raises StartupError if the disk is too small, or takes nothing.
-    """
-    path = path.absolute()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(path.parent).free
-        if free < num_bytes + SPARE_BYTES:
-            raise StartupError(
-                f"{path} takes {(num_bytes + SPARE_BYTES) / 1e9:.2f} GB and {path.parent} has {free / 1e9:.2f} GB free."
-            )
-        directory = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-        directory.mkdir()
-        try:
-            yield directory
-            os.rename(directory, path)  # over an empty directory, too
-        except BaseException:
-            shutil.rmtree(directory, ignore_errors=True)
-            raise
-    except OSError as error:
-        raise StartupError(f"Cannot write {path}: {error.strerror or error}.") from error
 
 
 def _write_json(file: Path, value: dict[str, Any]) -> None:

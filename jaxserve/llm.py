@@ -88,6 +88,8 @@ class LLM:
         max_num_queued_reqs: int | None = None,
         max_num_queued_tokens: int | None = None,
         compilation_cache_dir: str | None = None,
+        programs: str | None = None,
+        programs_sha256: str | None = None,
         batch_invariant: bool = False,
         roofline: bool = True,
         scheduling_policy: Literal["fcfs", "priority"] = "fcfs",

@@ -26,6 +26,16 @@ def make_private_directory(path: Path) -> Path:
     """
     path = Path(os.path.abspath(path))
     make_missing_directories(path)
+    return check_private_directory(path)
+
+
+def check_private_directory(path: Path) -> Path:
+    """Return the real path of a directory that is there.
+
+    Raises NotPrivate if someone other than this user or root can change it, its name or that of a directory above it;
+    OSError if it cannot be looked at.
+    """
+    path = Path(os.path.abspath(path))
     if os.name != "posix":
         return path
     if path.is_symlink():

@@ -35,6 +35,7 @@ usage: jaxserve COMMAND …
   jaxserve chat ["QUESTION"]         talk in the terminal to a server that runs
   jaxserve pull MODEL                fetch a model, so that a start needs no network
   jaxserve convert MODEL DIRECTORY   write a model anew, packed and laid out, so that it loads at once
+  jaxserve build MODEL DIRECTORY     compile a model's programs for this or another machine, for serve --programs
   jaxserve list                      show the models and compiled programs that are kept here
   jaxserve rm NAME                   delete one of them
   jaxserve warmup [MODEL] [FLAGS]    fetch and compile what serve with these flags needs, then leave
@@ -217,6 +218,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "chat": chat,
     "pull": _make_lazy_command("server.maintenance", "pull"),
     "convert": _make_lazy_command("server.conversion", "convert"),
+    "build": _make_lazy_command("server.build_command", "build"),
     "list": _make_lazy_command("server.maintenance", "list_cached"),
     "rm": _make_lazy_command("server.maintenance", "remove"),
     "warmup": warmup,

@@ -128,7 +128,7 @@ def choose_backend(name: str, platform: str, dtype: Any = "float32") -> Attentio
         raise BadConfig(f"attention_backend {name!r} is unknown; known: auto, {', '.join(BACKENDS)}.")
     if name in ("mosaic", "tpu") and platform != "tpu":
         raise BadConfig(f"attention_backend {name!r} needs a TPU, and this is a {platform}; try auto.")
-    return BACKENDS[name]()
+    return GpuAttention(interpret=platform != "gpu") if name == "gpu" else BACKENDS[name]()
 
 
 __all__ = ["BACKENDS", "AttentionBackend", "AttentionInputs", "LatentBackend", "LayerPages", "choose_backend"]

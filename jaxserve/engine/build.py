@@ -1,22 +1,19 @@
 """Construction of an engine from its configuration: opening, planning, loading, compiling, describing."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
-
-from jaxserve.attention import choose_backend
 from jaxserve.attention.page_types import choose_page_type
-from jaxserve.cache.groups import make_groups, num_pages_for
+from jaxserve.cache.groups import num_pages_for
 from jaxserve.cache.manager import CacheManager
 from jaxserve.cache.sizing import CacheSize
 from jaxserve.config import DEFAULT_MODEL, DEFAULT_MODEL_GENERATION, EngineConfig
 from jaxserve.engine.buckets import Buckets
-from jaxserve.engine.compile import ProgressCallback, compile_all, compile_counter, use_compilation_cache
+from jaxserve.engine.compile import ProgressCallback, compile_counter, use_compilation_cache
 from jaxserve.engine.description import describe, describe_programs
 from jaxserve.engine.engine import Engine, RunnerProtocol
 from jaxserve.engine.executor import Executor
@@ -24,15 +21,9 @@ from jaxserve.engine.fault_injection import CacheManagerWithFaults, EngineWithFa
 from jaxserve.engine.heartbeat import Heartbeat
 from jaxserve.engine.opened_model import OpenedModel, open_model
 from jaxserve.engine.profiler import make_profiler
-from jaxserve.engine.program_plan import (
-    ProgramPlan,
-    measure_plan_scratch,
-    needs_scratch,
-    num_top_logprobs,
-    plan_programs,
-    resolve_page_size,
-)
-from jaxserve.engine.programs import ProgramStore
+from jaxserve.engine.program_build import choose_plan, compile_pages
+from jaxserve.engine.program_files import CacheFiles, ProgramFiles
+from jaxserve.engine.program_plan import num_top_logprobs
 from jaxserve.engine.request import NO_TRACKERS, TrackerFactory
 from jaxserve.engine.roofline import Roofline, get_peak_rates
 from jaxserve.engine.runner import Runner
@@ -40,12 +31,9 @@ from jaxserve.engine.scheduler import Scheduler
 from jaxserve.engine.stats import Stats
 from jaxserve.faults import Faults
 from jaxserve.layers.param_spec import ParamPath, ParamSpec
-from jaxserve.layers.quant import PackedWeight
 from jaxserve.memory import return_freed_memory
-from jaxserve.models.partition import local_caches
 from jaxserve.models.spec import DecoderSpec
 from jaxserve.parallel.placement import Placement
-from jaxserve.parallel.sharding import STACKED
 from jaxserve.weights.load import load_params
 
 
@@ -115,15 +103,8 @@ def build(
     fetched or served, all before any large allocation.
     """
     model = open_model(config, placement, progress, on_path)
-    config = replace(config, quantization=model.weight_form.quantization)
-    backend = choose_backend(config.attention_backend, model.placement.platform, model.dtype)
-    groups = make_groups(local_caches(model.architecture.cache(model.spec), model.placement.size))
-    config = resolve_page_size(config, model, backend)
     directory = use_compilation_cache(config.compilation_cache_dir)
-    plan = plan_programs(config, model, backend, groups)
-    if needs_scratch(config, model.placement):
-        scratch_bytes = measure_plan_scratch(plan, model, directory)
-        plan = plan_programs(config, model, backend, groups, scratch_bytes)
+    plan, files = choose_plan(config, model, None if directory is None else CacheFiles(directory))
     config, size, spec = plan.config, plan.size, plan.table.model.spec
     default_generation = DEFAULT_MODEL_GENERATION if config.model == DEFAULT_MODEL else {}
     generation_config = default_generation | model.checkpoint.generation_config
@@ -132,8 +113,9 @@ def build(
         trackers = on_checked(CheckedModel(config, spec, model.path, model.config, generation_config, model.leaves))
 
     roofline = _roofline(config, model, spec)
-    executor = _executor(plan, plan.table.model.weights.pack_shapes(model.shapes), directory)
-    num_programs, hits = _load(model, executor, directory, progress)
+    weights = plan.table.model.weights.pack_shapes(model.shapes)
+    executor = Executor(plan.table, weights, compile_pages(plan, files))
+    num_programs, hits = _load(model, executor, files, progress)
     buckets = plan.table.buckets
     return LoadedEngine(
         engine=_engine(config, Runner(executor), size, buckets, spec.vocab_size, roofline, trackers),
@@ -144,14 +126,14 @@ def build(
         generation_config=generation_config,
         buckets=buckets,
         cache_size=size,
-        description=describe(config, model, backend, size, buckets, plan.table.model.adapters)
+        description=describe(config, model, plan.table.model.backend, size, buckets, plan.table.model.adapters)
         | ({"limits": str(roofline.peak_rates)} if roofline else {})
-        | {"programs": describe_programs(num_programs, hits, directory)},
+        | {"programs": describe_programs(num_programs, hits, files)},
     )
 
 
 def _load(
-    model: OpenedModel, executor: Executor, directory: Path | None, progress: ProgressCallback | None
+    model: OpenedModel, executor: Executor, files: ProgramFiles | None, progress: ProgressCallback | None
 ) -> tuple[int, int]:
     """Load the weights while all programs are compiled, which needs only shapes, and warm up.
 
@@ -160,7 +142,7 @@ def _load(
     with ThreadPoolExecutor(1, "load") as threads:
         loading = threads.submit(load_params, model.checkpoint, model.leaves, model.shapes, progress=progress)
         hits_before = compile_counter.cache_hits
-        num_programs = executor.compile(progress, directory)
+        num_programs = executor.compile(progress, files)
         weights = loading.result()
         executor.place_weights(executor.table.model.weights.pack(weights))
         hits = compile_counter.cache_hits - hits_before
@@ -179,17 +161,6 @@ def _roofline(config: EngineConfig, model: OpenedModel, spec: DecoderSpec) -> Ro
     cost, itemsize = model.architecture.cost(spec), model.dtype.itemsize
     page_type = choose_page_type(config.kv_cache_dtype, model.dtype)
     return Roofline(cost, itemsize, peak_rates, form.quantization, packs_head=form.kinds is None, page_type=page_type)
-
-
-def _executor(
-    plan: ProgramPlan, weights: Sequence[jax.ShapeDtypeStruct | PackedWeight], directory: Path | None
-) -> Executor:
-    # jnp.zeros would compile a program for every shape; this is one program for all, saved with the others.
-    placement = plan.table.placement
-    facts = [plan.table.model.backend.name, jax.tree.flatten(jax.eval_shape(plan.make_pages))]
-    store = ProgramStore(directory, placement, facts)
-    make_pages = compile_all({"pages": placement.jit(plan.make_pages, (), STACKED).lower}, store, None)["pages"]
-    return Executor(plan.table, weights, make_pages)
 
 
 def _engine(

@@ -66,6 +66,21 @@ def machine_key() -> str:
     return f"jax-{jax.__version__}-{jax.default_backend()}-{kind}"
 
 
+def read_processor() -> tuple[str, str]:
+    """Return the kind of this processor and the names of its features, both in words."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or "unknown", ""
+    facts: dict[str, str] = {}
+    for line in lines:  # all processors of a machine are taken to be alike
+        name, _, value = line.partition(":")
+        facts.setdefault(name.strip(), value.strip())
+    names = ("model name", "cpu family", "model", "CPU implementer", "CPU part")
+    kind = ", ".join(f"{name} {facts[name]}" for name in names if name in facts)
+    return kind or "unknown", facts.get("flags") or facts.get("Features", "")
+
+
 class CompileCounter:
     """A counter of compilations and cache hits in this process, from JAX's events and the program store.
 

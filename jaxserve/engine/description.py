@@ -9,7 +9,9 @@ from jaxserve.cache.groups import GroupSize
 from jaxserve.cache.sizing import CacheSize
 from jaxserve.config import EngineConfig
 from jaxserve.engine.buckets import Buckets
+from jaxserve.engine.built_programs import BuiltFiles
 from jaxserve.engine.opened_model import OpenedModel
+from jaxserve.engine.program_files import CacheFiles, ProgramFiles
 from jaxserve.engine.weight_form import describe_weight_form
 from jaxserve.layers.adapted import AdapterLayout
 from jaxserve.weights.quantized import describe_packing
@@ -75,9 +77,12 @@ def _describe_page_type(config: EngineConfig, model: OpenedModel) -> dict[str, s
     return {"cache dtype": str(choose_page_type(config.kv_cache_dtype, model.dtype))}
 
 
-def describe_programs(num: int, hits: int, directory: Path | None) -> str:
-    """Return the number of programs, and of those that came from the cache in a directory."""
-    return f"{num} compiled, {hits} of them from the cache" + (f" in {abbreviate_home(directory)}" if directory else "")
+def describe_programs(num: int, hits: int, files: ProgramFiles | None) -> str:
+    """Return the number of programs, and of those that were found in files."""
+    if isinstance(files, BuiltFiles):
+        return f"{hits} of {num} built in {abbreviate_home(files.directory)}, {num - hits} compiled"
+    where = f" in {abbreviate_home(files.directory)}" if isinstance(files, CacheFiles) else ""
+    return f"{num} compiled, {hits} of them from the cache{where}"
 
 
 def _join(numbers: tuple[int, ...]) -> str:

@@ -6,7 +6,6 @@ Arrays are donated to programs, so nothing else may keep one.
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +19,7 @@ from jaxserve.engine.compile import ProgressCallback, compile_all
 from jaxserve.engine.device_state import DeviceState, RowState, init_rows
 from jaxserve.engine.host_states import HostStates, divide_copies
 from jaxserve.engine.plan import Chunk, Fork, Mask, PageCopy, RowUpdate
+from jaxserve.engine.program_files import ProgramFiles
 from jaxserve.engine.program_table import (
     COPIES_PER_CALL,
     CopyPages,
@@ -102,13 +102,13 @@ class Executor:
         """Set the weights, which must have the shapes given before."""
         self.weights = tuple(weights)
 
-    def compile(self, progress: ProgressCallback | None = None, directory: Path | None = None) -> int:
+    def compile(self, progress: ProgressCallback | None = None, files: ProgramFiles | None = None) -> int:
         """Load or compile all programs and return their number. Nothing can be compiled afterwards.
 
-        progress    Called after every program.
-        directory   The program store's directory; None: nothing is loaded or saved.
+        progress   Called after every program.
+        files      Those of the program store; None: nothing is loaded or saved.
         """
-        store = ProgramStore(directory, self.table.placement, self.table.fingerprint(self.weights, self.state))
+        store = ProgramStore(files, self.table.placement, self.table.fingerprint(self.weights, self.state))
         self.programs = compile_all(self.table.make_lowerings(self.weights, self.state), store, progress)
         self._loaded_keys = store.loaded_keys
         self.state = replace(self.state, penalties=self.programs[InitPenalties()]())
@@ -135,8 +135,8 @@ class Executor:
     def warm_up(self) -> None:
         """Run programs once on padding, so that no request has to wait for a first run.
 
-        On a CPU the first run costs no more than later ones, and a program from the store ran when it was saved: if all
-        came from the store, the smallest sizes are enough there.
+        On a CPU the first run of a program that was loaded costs no more than later ones: if all came from the store,
+        the smallest sizes are enough there.
         """
         table, sampled = self.table, None
         for key in self._warm_up_sizes(table.prefills):

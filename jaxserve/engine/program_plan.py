@@ -3,20 +3,20 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
 import psutil
 
-from jaxserve.attention import AttentionBackend
+from jaxserve.attention import AttentionBackend, choose_backend
 from jaxserve.attention.page_types import choose_page_type
-from jaxserve.cache.groups import CacheGroup, num_pages_for
+from jaxserve.cache.groups import CacheGroup, make_groups, num_pages_for
 from jaxserve.cache.pages import CacheTypes, bytes_per_page, make_pages, max_pages
 from jaxserve.cache.sizing import CacheSize, GroupNeeds, choose_cache_size
 from jaxserve.config import GIB, EngineConfig
 from jaxserve.engine.buckets import Buckets, choose_buckets
 from jaxserve.engine.opened_model import OpenedModel
+from jaxserve.engine.program_files import ProgramFiles
 from jaxserve.engine.program_memory import abstract_state, measure_scratch
 from jaxserve.engine.program_table import ProgramTable
 from jaxserve.engine.programs import ProgramStore
@@ -24,7 +24,7 @@ from jaxserve.engine.step import ModelContext
 from jaxserve.engine.weight_layout import WeightLayout
 from jaxserve.errors import BadConfig
 from jaxserve.layers.adapted import AdapterLayout
-from jaxserve.models.partition import place_factors
+from jaxserve.models.partition import local_caches, place_factors
 from jaxserve.parallel.placement import Placement
 from jaxserve.parallel.sharding import STACKED
 from jaxserve.sampling.sampler import LogprobsConfig
@@ -50,6 +50,13 @@ class ProgramPlan:
     size: CacheSize
     table: ProgramTable
     make_pages: Callable[[], Any]
+
+    def shape_pages(self) -> Any:
+        """Return the shapes of the pages of all devices, and how they lie on them. Allocates nothing."""
+        placement = self.table.placement
+        sharding = placement.sharding(STACKED)
+        shapes = jax.eval_shape(placement.jit(self.make_pages, (), STACKED))
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes)
 
 
 def _cache_size(
@@ -117,7 +124,7 @@ def _cache_types(config: EngineConfig, model: OpenedModel) -> CacheTypes:
     return CacheTypes(choose_page_type(config.kv_cache_dtype, model.dtype), model.dtype)
 
 
-def resolve_page_size(config: EngineConfig, model: OpenedModel, backend: AttentionBackend) -> EngineConfig:
+def _resolve_page_size(config: EngineConfig, model: OpenedModel, backend: AttentionBackend) -> EngineConfig:
     """Return the configuration with the tokens of a page: those of the backend where none are given."""
     if config.block_size is not None:
         return config
@@ -230,12 +237,25 @@ def needs_scratch(config: EngineConfig, placement: Placement) -> bool:
     return placement.has_own_memory and not has_size
 
 
-def measure_plan_scratch(plan: ProgramPlan, model: OpenedModel, directory: Path | None) -> int:
-    """Return the scratch memory of a step on each device. Compiles the largest programs at the first start."""
+def plan_engine(config: EngineConfig, model: OpenedModel, files: ProgramFiles | None) -> ProgramPlan:
+    """Choose the attention backend, size the cache and name the programs that fit it.
+
+    files   Those of the program store; what programs need beside weights and pages may have to be measured.
+
+    Raises BadConfig if a setting does not fit the model or the device, OutOfMemory if the device is too small.
+    """
+    config = replace(config, quantization=model.weight_form.quantization)
+    backend = choose_backend(config.attention_backend, model.placement.platform, model.dtype)
+    groups = make_groups(local_caches(model.architecture.cache(model.spec), model.placement.size))
+    config = _resolve_page_size(config, model, backend)
+    plan = plan_programs(config, model, backend, groups)
+    if not needs_scratch(config, model.placement):
+        return plan
     table, weights = plan.table, plan.table.model.weights.pack_shapes(model.shapes)
-    pages = jax.eval_shape(table.placement.jit(plan.make_pages, (), STACKED))
+    pages = plan.shape_pages()
     facts = table.fingerprint(weights, abstract_state(table, pages))
-    return measure_scratch(table, weights, pages, ProgramStore(directory, table.placement, facts))
+    scratch_bytes = measure_scratch(table, weights, pages, ProgramStore(files, table.placement, facts))
+    return plan_programs(config, model, backend, groups, scratch_bytes)
 
 
 def num_top_logprobs(config: EngineConfig) -> int:

@@ -5,17 +5,15 @@ Here a program has two names. One is a hash of everything that determines it (se
 known before anything is traced; the other is a hash of what it lowers to, so that a changed comment in a source costs
 the tracing but not the compilation. The file of the first name holds the second name, the file of that the program.
 
-Loading a program unpickles it and loads machine code. It is trusted like the code itself, so directory and files must
-be this user's alone (private_files.py); a file that is not is not opened.
+Loading a program unpickles it and loads machine code. It is trusted like the code itself: program_files.py and
+built_programs.py say which files are.
 """
 
 import logging
 import os
 import pickle
 import sys
-import threading
 from collections.abc import Hashable, Iterable
-from contextlib import suppress
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -24,8 +22,8 @@ from typing import Any
 import jax
 from jax.experimental.serialize_executable import deserialize_and_load, serialize
 
+from jaxserve.engine.program_files import NAME_SUFFIX, NUMBER_SUFFIX, PROGRAM_SUFFIX, ProgramFiles, first_line
 from jaxserve.parallel.placement import Placement
-from jaxserve.private_files import NotPrivate, read_private_file, write_private_file
 
 log = logging.getLogger(__name__)
 
@@ -47,28 +45,28 @@ ENV_FLAGS = (
     "JAX_DEFAULT_MATMUL_PRECISION",
     "JAX_CPU_ENABLE_FAST_MATH",
 )
-PROGRAM_SUFFIX, NAME_SUFFIX, NUMBER_SUFFIX = ".program", ".name", ".number"  # the kinds of files
 DIGEST_BYTES = 32
-MAX_STORE_BYTES = 8 << 30  # of the stores of all machines and versions below one directory
-_warned_lock, _warned_directories = threading.Lock(), set[Path | None]()  # a start has several stores in one directory
 
 
 class ProgramStore:
     """The compiled programs of one placement, by key. Safe in threads.
 
-    directory     Where the programs are; None: nothing is saved and nothing found.
+    files         Where the programs are; None: nothing is saved and nothing found.
     placement     The devices that the programs run on.
     facts         Everything that the programs depend on besides versions, sources and flags: shapes, dtypes, settings.
     loaded_keys   The keys of the programs that were found.
     """
 
-    def __init__(self, directory: Path | None, placement: Placement, facts: Iterable[Any] = ()) -> None:
-        self._directory, self.placement = directory, placement
-        flags = [os.environ.get(flag) for flag in ENV_FLAGS]
-        self._machine = _hash(jax.__version__, *placement.key, flags, sys.version_info)
-        self._facts = _hash(self._machine, hash_sources(), *facts)
+    def __init__(self, files: ProgramFiles | None, placement: Placement, facts: Iterable[Any] = ()) -> None:
+        self._files, self.placement = files, placement
+        if files is None or files.machine is None:
+            flags = [os.environ.get(flag) for flag in ENV_FLAGS]
+            self._machine = make_hash(jax.__version__, *placement.key, flags, sys.version_info)
+        else:
+            self._machine = make_hash(files.machine, [device.id for device in placement.devices])
+        self._facts = make_hash(self._machine, hash_sources(), *facts)
         self.loaded_keys: set[Hashable] = set()
-        self._used_names: set[str] = set()
+        self._has_warned = False
 
     def load(self, key: Hashable) -> Program | None:
         """Return the program last saved for this key, ready to run, or None."""
@@ -78,8 +76,8 @@ class ProgramStore:
     def load_lowered(self, key: Hashable, lowered: Any) -> Program | None:
         """Return the program compiled from these instructions, or None; from then on `load` finds it by its key."""
         program = self._program(key, name := self._name_of_lowered(lowered))
-        if program is not None:
-            self._write(self._name_of(key) + NAME_SUFFIX, name.encode())
+        if program is not None and self._files is not None:
+            self._files.write(self._name_of(key) + NAME_SUFFIX, name.encode())
         return program
 
     def save(self, key: Hashable, lowered: Any, program: Program) -> None:
@@ -87,16 +85,22 @@ class ProgramStore:
 
         A program that was itself loaded must not be saved: XLA for CPU would lose its symbols (jax 0.10.2).
         """
-        if self._directory is None:
+        if self._files is None:
             return
         try:
             payload = pickle.dumps(serialize(program))
         except Exception as error:  # a backend that cannot serialize its programs
-            self._warn_once("kept", error)
+            if not self._has_warned:
+                log.warning("compiled programs, such as %s, cannot be kept: %s", key, first_line(error))
+            self._has_warned = True
             return
         name = self._name_of_lowered(lowered)
-        self._write(name, sha256(payload).digest() + payload)
-        self._write(self._name_of(key) + NAME_SUFFIX, name.encode())
+        self._files.write(name, sha256(payload).digest() + payload)
+        self._files.write(self._name_of(key) + NAME_SUFFIX, name.encode())
+
+    def has(self, key: Hashable) -> bool:
+        """Return whether a program is saved for this key."""
+        return self._read(self._name_of(key) + NAME_SUFFIX) is not None
 
     def load_number(self, key: Hashable) -> int | None:
         """Return the number last saved for this key, or None."""
@@ -105,36 +109,22 @@ class ProgramStore:
 
     def save_number(self, key: Hashable, number: int) -> None:
         """Save a fact about the programs, a number from 0 on."""
-        if self._directory is not None:
-            self._write(self._name_of(key) + NUMBER_SUFFIX, str(number).encode())
+        if self._files is not None:
+            self._files.write(self._name_of(key) + NUMBER_SUFFIX, str(number).encode())
 
-    def delete_excess(self, max_bytes: int = MAX_STORE_BYTES) -> None:
-        """Delete the entries that were used longest ago, until this store and those beside it have at most max_bytes.
+    def delete_excess(self) -> None:
+        """Delete the entries that were used longest ago, if there are more than there may be."""
+        if self._files is not None:
+            self._files.delete_excess()
 
-        Entries of this process stay. Age alone deletes nothing, since clocks jump.
-        """
-        if self._directory is None:
-            return
-        entries: list[tuple[float, int, Path]] = []
-        with suppress(OSError):
-            for path in self._directory.parent.glob("*/*"):
-                if any(suffix in path.name for suffix in (PROGRAM_SUFFIX, NAME_SUFFIX, NUMBER_SUFFIX)):
-                    facts = path.lstat()
-                    entries.append((facts.st_mtime, facts.st_size, path))
-        excess = sum(size for _, size, _ in entries) - max_bytes
-        for _, size, path in sorted(entries):
-            if excess <= 0:
-                return
-            if path.name not in self._used_names:
-                with suppress(OSError):
-                    path.unlink()
-                    excess -= size
+    def _read(self, name: str) -> bytes | None:
+        return None if self._files is None else self._files.read(name)
 
     def _name_of(self, key: Hashable) -> str:
-        return _hash(self._facts, key)
+        return make_hash(self._facts, key)
 
     def _name_of_lowered(self, lowered: Any) -> str:
-        return _hash(self._machine, lowered.as_text(), lowered.in_tree, lowered.out_tree) + PROGRAM_SUFFIX
+        return make_hash(self._machine, lowered.as_text(), lowered.in_tree, lowered.out_tree) + PROGRAM_SUFFIX
 
     def _program(self, key: Hashable, name: str) -> Program | None:
         """Read a program; one that cannot be used is deleted."""
@@ -148,46 +138,12 @@ class ProgramStore:
             executable, in_tree, out_tree = pickle.loads(payload)
             program = deserialize_and_load(executable, in_tree, out_tree, execution_devices=self.placement.devices)
         except Exception as error:  # whatever is wrong with it, it is compiled again
-            log.warning("the compiled program %s is of no use and is made again: %s", name, _first_line(error))
-            with suppress(OSError):
-                self._path(name).unlink()
+            log.warning("the compiled program %s is of no use and is made again: %s", name, first_line(error))
+            assert self._files is not None
+            self._files.delete(name)
             return None
         self.loaded_keys.add(key)
         return program
-
-    def _read(self, name: str) -> bytes | None:
-        if self._directory is None:
-            return None
-        try:
-            entry = read_private_file(self._path(name))
-        except (FileNotFoundError, ValueError):  # ValueError: a name that no file can have
-            return None
-        except (OSError, NotPrivate) as error:
-            self._warn_once("read", error)
-            return None
-        with suppress(OSError):  # a read-only disk; nothing is deleted there either
-            os.utime(self._path(name))
-        self._used_names.add(name)
-        return entry
-
-    def _write(self, name: str, entry: bytes) -> None:
-        path = self._path(name)
-        self._used_names.add(name)
-        try:
-            write_private_file(path, entry)
-        except OSError as error:
-            self._warn_once("kept", error)
-
-    def _path(self, name: str) -> Path:
-        assert self._directory
-        return self._directory / Path(name).name
-
-    def _warn_once(self, verb: str, error: Exception) -> None:
-        with _warned_lock:
-            has_warned = self._directory in _warned_directories
-            _warned_directories.add(self._directory)
-        if not has_warned:
-            log.warning("compiled programs cannot be %s in %s: %s", verb, self._directory, _first_line(error))
 
 
 @cache
@@ -200,9 +156,6 @@ def hash_sources() -> str:
     return digest.hexdigest()
 
 
-def _hash(*facts: Any) -> str:
+def make_hash(*facts: Any) -> str:
+    """Return a hash of the facts' texts, which is the same in every process."""
     return sha256("\0".join(map(repr, map(str, facts))).encode()).hexdigest()[:40]
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]

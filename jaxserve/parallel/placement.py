@@ -72,6 +72,11 @@ class Placement:
         return client.platform_version, kinds
 
     @property
+    def num_visible(self) -> int:
+        """The number of devices that JAX has, of which these are some."""
+        return len(self.devices[0].client.devices())
+
+    @property
     def ranks(self) -> Ranks:
         """The devices as the code of a program sees them."""
         return Ranks(self.size, self.has_expert_parallelism)

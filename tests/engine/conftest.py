@@ -15,7 +15,8 @@ module → what proves it:
     plan, values → test_portable.py
     batch, step, runner → test_equalities.py, test_contracts.py, test_batch_invariance.py, test_mixes.py
     buckets → test_buckets.py
-    program_table, programs, compile → test_programs.py, test_compile.py
+    program_table, programs, program_files, compile → test_programs.py, test_compile.py
+    built_programs, program_build, program_environment → test_built_programs.py
     host_states → test_host_states.py
     program_memory → test_program_memory.py
     build, opened_model, program_plan → test_overrides.py, test_packed.py, test_model_families.py,

@@ -13,7 +13,8 @@ from jaxserve.engine import programs, step
 from jaxserve.engine.build import build
 from jaxserve.engine.compile import compile_all, compile_counter
 from jaxserve.engine.fault_injection import limit_disk
-from jaxserve.engine.programs import PROGRAM_SUFFIX, ProgramStore
+from jaxserve.engine.program_files import PROGRAM_SUFFIX, CacheFiles
+from jaxserve.engine.programs import ProgramStore
 from jaxserve.engine.request import Request
 from jaxserve.faults import Faults
 from jaxserve.parallel.placement import single_placement
@@ -91,7 +92,7 @@ def doubled(store, log=None):
 
 @pytest.fixture
 def store(tmp_path):
-    return lambda *facts: ProgramStore(tmp_path, single_placement(), facts)
+    return lambda *facts: ProgramStore(CacheFiles(tmp_path), single_placement(), facts)
 
 
 def test_a_found_program_takes_over_what_is_donated_and_copies_nothing(store):
@@ -127,7 +128,7 @@ def test_a_hit_is_counted_and_shown(store):
 
 def test_a_disk_that_takes_nothing_costs_one_warning(tmp_path, caplog):
     (tmp_path / "file").write_text("in the way")
-    store = ProgramStore(tmp_path / "file", single_placement())
+    store = ProgramStore(CacheFiles(tmp_path / "file"), single_placement())
     for _ in range(2):
         assert (doubled(store)(jnp.ones(100_000)) == 2).all()
     assert caplog.text.count("cannot be") == 1
@@ -174,7 +175,7 @@ def test_what_was_used_longest_ago_goes_when_the_store_is_full(tmp_path):
         (tmp_path / name).write_bytes(b" " * 100)
         os.utime(tmp_path / name, (1e9 - age, 1e9 - age))
     (tmp_path / "this" / "theirs").write_bytes(b" " * 1000)
-    kept = ProgramStore(tmp_path / "this", single_placement())
+    kept = CacheFiles(tmp_path / "this")
     kept.delete_excess(max_bytes=400)
     assert len(list(tmp_path.glob("*/*"))) == 5
     kept.delete_excess(max_bytes=250)
@@ -183,14 +184,14 @@ def test_what_was_used_longest_ago_goes_when_the_store_is_full(tmp_path):
 
 def test_no_clock_deletes_anything_and_what_is_in_use_stays(tmp_path):
     directory = make_private_directory(tmp_path / "this")
-    used = ProgramStore(directory, single_placement())
-    doubled(used)
+    used = CacheFiles(directory)
+    doubled(ProgramStore(used, single_placement()))
     for path in directory.iterdir():
         os.utime(path, (0, 0))
     used.delete_excess()
     used.delete_excess(max_bytes=0)
     assert len(list(directory.iterdir())) == 2
-    ProgramStore(directory, single_placement()).delete_excess(max_bytes=0)
+    CacheFiles(directory).delete_excess(max_bytes=0)
     assert not list(directory.iterdir())
 
 
@@ -201,15 +202,15 @@ def test_whichever_file_cannot_be_written_is_made_by_a_later_start(tmp_path, mon
             patch.setattr(os, "replace", os.replace)
             faults = Faults([f"disk_full@{number}:1"])
             limit_disk(faults)
-            first = ProgramStore(directory, single_placement())
+            first = ProgramStore(CacheFiles(directory), single_placement())
             assert (doubled(first)(jnp.ones(100_000)) == 2).all()
             first.save_number("scratch", 7)
-        second = ProgramStore(directory, single_placement())
+        second = ProgramStore(CacheFiles(directory), single_placement())
         assert (doubled(second)(jnp.ones(100_000)) == 2).all()
         assert second.load_number("scratch") in (7, None)
         if len(list(directory.iterdir())) == 3 and second.load_number("scratch") == 7 and number > 3:
             break
-        assert ProgramStore(directory, single_placement()).load("double") is not None
+        assert ProgramStore(CacheFiles(directory), single_placement()).load("double") is not None
     assert number == 4
 
 

@@ -30,7 +30,15 @@ def parse_error(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 @pytest.mark.parametrize(
     "words",
-    [["--help"], ["--version"], ["serve", "--help"], ["chat", "--help"], ["run", "--help"], ["convert", "--help"]],
+    [
+        ["--help"],
+        ["--version"],
+        ["serve", "--help"],
+        ["chat", "--help"],
+        ["run", "--help"],
+        ["convert", "--help"],
+        ["build", "--help"],
+    ],
 )
 def test_help_imports_nothing_heavy(words: list[str]) -> None:
     program = f"""
