@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 SHUTDOWN_GRACE_S = 3.0  # for replies that are still being written when the server ends
 ACCEPT_RETRY_S = 1.0  # after an error of accept, such as too many open files
+ABORT_GRACE_S = 1.0  # for requests of aborted connections to notice
 REPLACEABLE_AFTER_S = 2.0  # for which a connection is idle before another may take its place
 MAX_INPUT_BYTES = 64 * 1024  # that asyncio buffers for a connection before it stops reading
 
@@ -187,6 +188,11 @@ class HttpServer:
         for task, connection in list(self._tasks.items()):
             if connection is not None:
                 connection.abort()
+            else:
+                task.cancel()
+        if self._tasks:  # Quart ends a request whose client has left, and forgets one whose task is cancelled
+            await asyncio.wait(set(self._tasks), timeout=ABORT_GRACE_S)
+        for task in list(self._tasks):
             task.cancel()
         with suppress(asyncio.CancelledError):
             await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -17,7 +17,6 @@ from jaxserve.models.text_part import WRAPPERS
 from tests.models.cases import CASES
 from tests.models.published import PUBLISHED
 from tests.models.tiny import FAMILIES, OF_EACH_KIND, tiny_config
-from tests.parallel.eight_devices.models import FAMILIES as DIVIDED_FAMILIES
 from tests.text.families import FAMILIES as TOKENIZED
 from tests.text.families import KNOWN_TEMPLATES
 from tests.weights.gguf_cases import CASES as GGUF_CASES
@@ -52,7 +51,6 @@ def all_evidence() -> tuple[Evidence, ...]:
     around = {f"{family}-{params}": types for family, types in tiny_types.items() for params in ("greedy", "sampled")}
     unbuilt = set(FAMILIES) - set(OF_EACH_KIND)
     packed = {f"{family}-{form}": tiny_types[family] for family, form in PACKED_CASES}
-    divided = tuple(str(tiny_config(family)["model_type"]) for family in DIVIDED_FAMILIES)
     dialects = {each.name: (text_type(each.model_type),) for each in (*TOKENIZED, *KNOWN_TEMPLATES)}
     tokenized = {family.name for family in TOKENIZED}
     return (
@@ -73,9 +71,9 @@ def all_evidence() -> tuple[Evidence, ...]:
         ),
         Evidence(
             "devices",
-            "tests/parallel/test_eight_devices.py::test_on_eight_devices",
-            {"check_logits.py": divided},
-            {"check_logits.py"},
+            "tests/parallel/eight_devices/check_families.py::test_four_devices_are_one",
+            tiny_types,
+            set(tiny_types),
         ),
         Evidence(
             "packed",

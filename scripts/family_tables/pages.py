@@ -25,8 +25,7 @@ Made by `scripts/family_table --write` from the registry, the tables of test cas
 * **around**: the same tokens, greedy and sampled, in chunks, from the cache, with others and after preemption.
 * **sizes**: the names, shapes and number of parameters of so many published models are those of transformers
   (`tests/models/test_published_sizes.py`).
-* **devices**: the logits on 2 to 8 devices are those of one, for an architecture of each kind of layer
-  (`tests/parallel`).
+* **devices**: the logits on four devices are those of one (`tests/parallel/eight_devices/check_families.py`).
 * **formats**: beside safetensors, packed forms whose weights are those of the unpacked checkpoint
   (`tests/weights/test_packed_families.py`), and GGUF (`tests/weights/test_gguf_families.py`).
 * **tool calls**, **reasoning**: the parsers that are detected in real chat templates of its models
@@ -60,8 +59,9 @@ def write_summary(rows: Sequence[TableRow]) -> str:
     text = (
         f"Of {len(rows)} architectures, {counts['logits']} have the logits of transformers, in {num_configs} configs "
         f"of tiny random weights; {counts['tokens']} have its greedy tokens, {counts['engine']} the same tokens in "
-        "chunks, from the cache, with others and after a preemption, and "
-        f"{counts['sizes']} the tensors of published models. Packed checkpoints are {', '.join(PACKED_FORMS)}. "
+        "chunks, from the cache, with others and after a preemption, "
+        f"{counts['sizes']} the tensors of published models, and {counts['devices']} the same logits on four devices. "
+        f"Packed checkpoints are {', '.join(PACKED_FORMS)}. "
         "[FAMILIES.md](jaxserve/models/FAMILIES.md) has a row for each, with its checks."
     )
     lines = [
