@@ -37,7 +37,7 @@ def build_all(model: str) -> dict[str, LoadedEngine]:
     }
 
 
-def measure_packed(
+def measure_kinds(
     built: Mapping[str, LoadedEngine], cases: Mapping[str, Callable[[LoadedEngine], StepPlan]], rounds: int
 ) -> list[dict[str, Any]]:
     """The best of some rounds of every case with every kind, in milliseconds. A round asks each kind once."""
@@ -107,18 +107,15 @@ def _in_a_row(matrices: list[Any]) -> jax.Array:
     return carried
 
 
-def show_packed(rows: list[dict[str, Any]]) -> None:
-    kinds = [kind for kind in KINDS if f"{kind}_ms" in rows[0]]
+def show_kinds(rows: list[dict[str, Any]], kinds: Sequence[str], title: str) -> None:
+    """Print every step with each kind, and what the others gain over the first."""
     titles = [*(f"{kind} ms" for kind in kinds), *(f"{kind} cpu ms" for kind in kinds)]
-    ratios = [kind for kind in kinds if kind != "none"]
-    table = Table(
-        "step", *titles, *(f"{kind} gains" for kind in ratios), title="packed weights: best of interleaved runs"
-    )
+    table = Table("step", *titles, *(f"{kind} gains" for kind in kinds[1:]), title=f"{title}: best of interleaved runs")
     for row in rows:
         numbers = [row[f"{kind}_{unit}"] for unit in ("ms", "processor_ms") for kind in kinds]
-        gains = [f"{row['none_ms'] / row[f'{kind}_ms']:.2f} x" for kind in ratios]
+        gains = [f"{row[f'{kinds[0]}_ms'] / row[f'{kind}_ms']:.2f} x" for kind in kinds[1:]]
         table.add_row(row["step"], *(f"{number:.2f}" for number in numbers), *gains)
-    Console(width=140).print(table)
+    Console(width=180).print(table)
 
 
 def compare_packed(model: str, context: int, repeats: int) -> list[dict[str, Any]]:
@@ -129,7 +126,7 @@ def compare_packed(model: str, context: int, repeats: int) -> list[dict[str, Any
         f"decode, {rows} rows": partial(decode_plan, rows=rows, context=context, mode=SampleMode.GREEDY)
         for rows in buckets.decode
     } | {f"prefill {tokens}": partial(prefill_plan, tokens=tokens, start=0) for tokens in buckets.prefill}
-    results = measure_packed(built, cases, repeats)
+    results = measure_kinds(built, cases, repeats)
     results.insert(1, measure_products(built, repeats))
     for engine in built.values():
         engine.engine.close()
@@ -147,7 +144,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--json", type=Path, help="write the numbers here, too")
     arguments = parser.parse_args(words)
     results = compare_packed(arguments.model, arguments.context, arguments.repeats)
-    show_packed(results)
+    show_kinds(results, KINDS, "packed weights")
     if arguments.json:
         arguments.json.write_text(json.dumps({"packed": results}, indent=1))
     return 0
