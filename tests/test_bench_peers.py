@@ -128,7 +128,7 @@ def test_the_last_chunk_of_a_prompt_attends_to_all_before_it(peers: dict[str, Mo
 
 
 def test_the_table_of_contenders_says_what_is_missing(peers: dict[str, ModuleType], tmp_path: Path) -> None:
-    everybody = {one.name: one for one in peers["contenders"].contenders(tmp_path, "model")}
+    everybody = {one.name: one for one in peers["contenders"].contenders(tmp_path, Path("model"))}
     assert everybody["llama.cpp q8_0"].missing == (
         "no llama-server and no model.q8_0.gguf; scripts/bench peers --prepare makes them"
     )

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxserve.config import DEFAULT_MODEL, cache_dir
+from scripts import model_gallery
 from scripts.benchmarks.client import Failed
-from scripts.benchmarks.peers.contenders import contenders
+from scripts.benchmarks.peers.contenders import Contender, contenders
 from scripts.benchmarks.peers.measure import Loads, first_start
 from scripts.benchmarks.peers.prepare import prepare_peers
 from scripts.benchmarks.peers.report import report
@@ -33,9 +34,14 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--cache", type=Path, default=cache_dir("peers"), metavar="DIR", help="where that is kept")
     parser.add_argument("--report", type=Path, metavar="FILE", help="measure nothing: tables and plot of these results")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="contenders whose names begin so")
-    parser.add_argument("--model", default=DEFAULT_MODEL, help="what jaxserve serve takes; peers need a .gguf file")
+    parser.add_argument(
+        "--model",
+        nargs="+",
+        default=[DEFAULT_MODEL],
+        help="names of scripts/fetch_model, or what jaxserve serve takes; peers need a .gguf file",
+    )
     parser.add_argument("--rounds", type=int, default=3, metavar="N")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no further round that would end later")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="for all models; no round that would end later")
     parser.add_argument("--concurrency", type=int, nargs="+", default=usual.concurrency, metavar="N")
     parser.add_argument("--num-prompts", type=int, nargs="+", default=usual.num_prompts, metavar="N", help="of each")
     parser.add_argument("--input-len", type=int, default=usual.input_len, metavar="TOKENS")
@@ -43,32 +49,47 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--prefill-len", type=int, default=usual.prefill_len, metavar="TOKENS")
     parser.add_argument("--long-len", type=int, default=usual.long_len, metavar="TOKENS", help="prompt among streams")
     parser.add_argument("--streams", type=int, default=usual.streams, metavar="N", help="that it arrives among")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here; default: in the cache")
+    parser.add_argument("--streams-only", action="store_true", help="no prompts alone, and none among streams")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="write the results here, with several models to FILE-MODEL; default: in the cache",
+    )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw tokens/s against concurrency as a PNG here")
     arguments = parser.parse_args(words)
     if arguments.prepare:
         return prepare(arguments)
-    return show(arguments) if arguments.report else measure(arguments)
+    return show(arguments.report, arguments.plot) if arguments.report else measure(arguments)
+
+
+def wanted(arguments: argparse.Namespace, source: Path) -> list[Contender]:
+    """Return the contenders that the flags ask for."""
+    names = tuple(arguments.only or ("",))
+    return [one for one in contenders(arguments.cache, source) if one.name.startswith(names)]
 
 
 def prepare(arguments: argparse.Namespace) -> int:
     """Make the environments and weights, then start every server once, so that compiled programs are cached."""
-
-    cache = arguments.cache
-    failures = prepare_peers(cache, arguments.model, arguments.llama_cpp, arguments.vllm)
-    for contender in contenders(cache, arguments.model):
-        try:
-            if not contender.missing and not contender.is_static:
-                say(f"{contender.name} was ready after {first_start(contender, cache / 'logs'):.1f} s")
-        except Failed as error:
-            failures.append(f"{contender.name}: {error}")
+    failures = []
+    for model in arguments.model:
+        source = model_gallery.find(model)
+        names = {one.name for one in wanted(arguments, source)}
+        failures += prepare_peers(arguments.cache, source, names, arguments.llama_cpp, arguments.vllm)
+        for contender in wanted(arguments, source):
+            try:
+                if not contender.missing and not contender.is_static:
+                    seconds = first_start(contender, arguments.cache / "logs")
+                    say(f"{contender.name} was ready with {model} after {seconds:.1f} s")
+            except Failed as error:
+                failures.append(f"{contender.name} with {model}: {error}")
     for sentence in failures:
         say(sentence)
     return 1 if failures else 0
 
 
 def measure(arguments: argparse.Namespace) -> int:
-
+    """Measure every model, print its tables, and return the exit code."""
     loads = Loads(
         concurrency=tuple(arguments.concurrency),
         num_prompts=tuple(arguments.num_prompts),
@@ -77,27 +98,31 @@ def measure(arguments: argparse.Namespace) -> int:
         prefill_len=arguments.prefill_len,
         long_len=arguments.long_len,
         streams=arguments.streams,
+        has_long_prompts=not arguments.streams_only,
     )
-    cache, wanted = arguments.cache, tuple(arguments.only or ("",))
-    everybody = [one for one in contenders(cache, arguments.model) if one.name.startswith(wanted)]
-    arguments.report = arguments.json or cache / "peers.json"
-    found = race(
-        everybody,
-        loads,
-        arguments.rounds,
-        model=arguments.model,
-        logs=cache / "logs",
-        results=arguments.report,
-        within_s=60 * arguments.minutes,
-    )
-    return show(arguments) if found["turns"] else 1
+    results: Path = arguments.json or arguments.cache / "peers.json"
+    is_measured = True
+    for model in arguments.model:
+        file = results if len(arguments.model) == 1 else results.with_stem(f"{results.stem}-{Path(model).stem}")
+        found = race(
+            wanted(arguments, model_gallery.find(model)),
+            loads,
+            arguments.rounds,
+            model=model,
+            logs=arguments.cache / "logs",
+            results=file,
+            within_s=60 * arguments.minutes / len(arguments.model),
+        )
+        is_measured = is_measured and bool(found["turns"]) and show(file, arguments.plot) == 0
+    return 0 if is_measured else 1
 
 
-def show(arguments: argparse.Namespace) -> int:
+def show(results: Path, plot: Path | None) -> int:
+    """Print the tables of a file of results, and draw it if a plot is asked for."""
     from scripts.benchmarks.peers.plot import draw
 
-    found = json.loads(arguments.report.read_text(encoding="utf-8"))
-    print(report(found))
-    if arguments.plot:
-        draw(found, arguments.plot)
+    found = json.loads(results.read_text(encoding="utf-8"))
+    print(f"{found['model']}\n\n{report(found)}\n")
+    if plot:
+        draw(found, plot)
     return 0

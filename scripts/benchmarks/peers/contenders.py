@@ -1,7 +1,8 @@
 """Who runs in scripts/bench peers, and by which command. A further variant of ours is one line of OURS.
 
 Everybody gets two threads, float32 unless the name says otherwise, room for 32 streams of 256 tokens, and no prefix
-cache: prompts differ, but all begin with the chat template's words, which nobody shall find again.
+cache: prompts differ, but all begin with the chat template's words, which nobody shall find again. "llama.cpp file"
+reads the very .gguf file that ours read.
 """
 
 import os
@@ -51,11 +52,15 @@ class Contender:
     bench_command: tuple[str, ...] = ()
 
 
-def contenders(cache: Path, model: str) -> list[Contender]:
-    """Everybody, ours first; `cache` is where scripts/bench peers --prepare has put what they need."""
-    ours = [_jaxserve(name, flags, model) for name, flags in OURS.items()]
-    llama = [_llama_cpp(kind, cache) for kind in weights.GGUF_KINDS]
-    return [*ours, *llama, _vllm(cache), _transformers(model)]
+def contenders(cache: Path, source: Path) -> list[Contender]:
+    """Everybody, ours first; `cache` is where scripts/bench peers --prepare has put what they need.
+
+    source   the model's directory or .gguf file
+    """
+    ours = [_jaxserve(name, flags, str(source)) for name, flags in OURS.items()]
+    files = {kind: weights.gguf_path(cache, source, kind) for kind in weights.GGUF_KINDS}
+    llama = [_llama_cpp(kind, cache, file) for kind, file in {**files, "file": source}.items()]
+    return [*ours, *llama, _vllm(cache, source), _transformers(str(source))]
 
 
 def _jaxserve(name: str, flags: list[str], model: str) -> Contender:
@@ -69,8 +74,8 @@ def llama_cpp_bin(cache: Path) -> Path:
     return cache / "llama.cpp" / "bin"
 
 
-def _llama_cpp(kind: str, cache: Path) -> Contender:
-    tools, model = llama_cpp_bin(cache), weights.gguf_path(cache, kind)
+def _llama_cpp(kind: str, cache: Path, model: Path) -> Contender:
+    tools = llama_cpp_bin(cache)
     serve = [tools / "llama-server", "-m", model, "--host", "127.0.0.1", "--port", "{port}", "-t", THREADS]
     serve += ["--no-cache-prompt", "--cache-ram", "0", "-np", "{slots}", "-c", "{cells}"]
     command, long_command = (
@@ -92,8 +97,8 @@ def vllm_venv(cache: Path) -> Path:
     return cache / "vllm"
 
 
-def _vllm(cache: Path) -> Contender:
-    program, model = vllm_venv(cache) / "bin" / "vllm", weights.hf_path(cache)
+def _vllm(cache: Path, source: Path) -> Contender:
+    program, model = vllm_venv(cache) / "bin" / "vllm", weights.hf_path(cache, source)
     serve = [program, "serve", model, "--host", "127.0.0.1", "--port", "{port}", "--dtype", "float32"]
     serve += ["--max-model-len", "8192", "--max-num-seqs", "64", "--no-enable-prefix-caching"]
     environment = {

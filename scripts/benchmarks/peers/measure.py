@@ -1,8 +1,8 @@
 """The loads of scripts/bench peers, and one contender's turn under them. The result is plain JSON.
 
 A turn is {contender, round, ready_s, peak_rss_mib, serving, prefill, long_prompt}: `serving` is a list under the keys
-of `vllm bench serve`, one result per concurrency; peak_rss_mib is taken after it; `prefill` and `long_prompt` are shown
-where they are made.
+of `vllm bench serve`, one result per concurrency; peak_rss_mib is taken after it; `prefill` and `long_prompt`, absent
+without long prompts, are shown where they are made.
 """
 
 import asyncio
@@ -29,7 +29,10 @@ WARM_UP_TOKENS = 4
 
 @dataclass(frozen=True, slots=True)
 class Loads:
-    """The work that every server gets; lengths in tokens. num_prompts has one number for each concurrency."""
+    """The work that every server gets; lengths in tokens. num_prompts has one number for each concurrency.
+
+    has_long_prompts   after the streams, prompts one by one, and a long one among streams
+    """
 
     concurrency: tuple[int, ...] = (1, 8, 32)
     num_prompts: tuple[int, ...] = (4, 16, 64)
@@ -39,6 +42,7 @@ class Loads:
     num_prefills: int = 3
     streams: int = 16
     long_len: int = 4000
+    has_long_prompts: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -66,9 +70,10 @@ class Prompts:
         async def some(number: int, num_tokens: int) -> list[Messages]:
             return [await prompt_of(server, num_tokens, rng) for _ in range(number)]
 
-        self.prefill = await some(loads.num_prefills, loads.prefill_len)
         self.streams = await some(loads.streams, loads.input_len)
-        self.long = await some(2, loads.long_len)
+        if loads.has_long_prompts:
+            self.prefill = await some(loads.num_prefills, loads.prefill_len)
+            self.long = await some(2, loads.long_len)
         self.serving = [await some(number, loads.input_len) for number in loads.num_prompts]
 
 
@@ -92,6 +97,8 @@ async def _server_turn(contender: Contender, prompts: Prompts, log: Path) -> dic
         await _warm_up(server, prompts)
         serving = await _serving(server, prompts)
         result = {"ready_s": ready_s, "peak_rss_mib": watched.peak_bytes() / MIB, "serving": serving}
+        if not prompts.loads.has_long_prompts:
+            return result
         if contender.long_command is None:
             return result | await _long_prompts(server, contender, prompts)
     with _started(contender.long_command, contender, log) as (watched, port):
@@ -199,6 +206,8 @@ def _static_turn(contender: Contender, loads: Loads, log: Path) -> dict[str, Any
     """
     num_prompts = [max(2, rows) for rows in loads.concurrency]
     serving, peak = _static_run(contender, loads.concurrency, num_prompts, loads.input_len, loads.output_len, log)
+    if not loads.has_long_prompts:
+        return {"serving": serving, "peak_rss_mib": peak / MIB}
     prefill, _ = _static_run(contender, [1], [loads.num_prefills], loads.prefill_len, 1, log)
     ttft_s = prefill[0]["median_ttft_ms"] / 1000
     return {"prefill": _prefill_of(ttft_s, loads), "serving": serving, "peak_rss_mib": peak / MIB}

@@ -5,7 +5,7 @@ own, and the weights for both. What is there already is kept. A peer that cannot
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from scripts.benchmarks.peers import weights
@@ -18,20 +18,28 @@ VLLM_VERSION = "0.32.0"
 VLLM_SURPLUS = ("torchvision", "torchaudio", "torchcodec")
 
 
-def prepare_peers(cache: Path, model: str, llama_cpp: Path | None, vllm: Path | None) -> list[str]:
-    """Make all environments and weights, and return what could not be made, a sentence each.
+def prepare_peers(
+    cache: Path, source: Path, wanted: Collection[str], llama_cpp: Path | None, vllm: Path | None
+) -> list[str]:
+    """Make the environments and weights of who is wanted, and return what could not be made, a sentence each.
 
-    llama_cpp: a build directory of llama.cpp with the programs in bin/; vllm: a virtual environment. Both instead of
-    making them.
+    source: the model's directory or .gguf file. wanted: names of contenders. llama_cpp: a build directory of llama.cpp
+    with the programs in bin/; vllm: a virtual environment. Both instead of making them.
     """
     cache.mkdir(parents=True, exist_ok=True)
     quantize = llama_cpp_bin(cache) / "llama-quantize"
-    steps: dict[str, Callable[[], None]] = {
-        "llama.cpp": lambda: _build_llama_cpp(cache) if llama_cpp is None else _link(cache / "llama.cpp", llama_cpp),
-        "vLLM": lambda: _install_vllm(vllm_venv(cache)) if vllm is None else _link(vllm_venv(cache), vllm),
-        "weights for vLLM": lambda: weights.write_hf(model, cache),
-        "weights for llama.cpp": lambda: weights.write_gguf(model, cache, quantize),
-    }
+    has_vllm = any(name.startswith("vLLM") for name in wanted)
+    kinds = [kind for kind in weights.GGUF_KINDS if f"llama.cpp {kind}" in wanted]
+    steps: dict[str, Callable[[], object]] = {}
+    if any(name.startswith("llama.cpp") for name in wanted):
+        steps["llama.cpp"] = lambda: (
+            _build_llama_cpp(cache) if llama_cpp is None else _link(cache / "llama.cpp", llama_cpp)
+        )
+    if has_vllm:
+        steps["vLLM"] = lambda: _install_vllm(vllm_venv(cache)) if vllm is None else _link(vllm_venv(cache), vllm)
+        steps["weights for vLLM"] = lambda: weights.write_hf(source, cache)
+    if kinds:
+        steps["weights for llama.cpp"] = lambda: weights.write_gguf(source, cache, quantize)
     failures = []
     for name, step in steps.items():
         print(f"bench peers: {name} …", file=sys.stderr)
@@ -57,7 +65,8 @@ def _build_llama_cpp(cache: Path) -> None:
         return
     source, build = cache / "llama.cpp-source", cache / "llama.cpp-build"
     source.mkdir(exist_ok=True)
-    _run(sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:", "-d", source, LLAMA_CPP)
+    package = LLAMA_CPP.partition("==")[0]  # not ":all:", which builds the tools of the build, too, cmake among them
+    _run(sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", package, "-d", source, LLAMA_CPP)
     for archive in source.glob("*.tar.gz"):
         with tarfile.open(archive) as packed:
             packed.extractall(source, filter="data")

@@ -22,7 +22,7 @@ def serving(key: str, concurrency: int) -> Metric:
 
 
 def prefill_rate(turn: Turn) -> float | None:
-    return turn["prefill"]["tokens_per_s"]
+    return turn["prefill"]["tokens_per_s"] if "prefill" in turn else None
 
 
 def long_prompt(when: str, key: str) -> Metric:
@@ -152,9 +152,10 @@ def report(found: dict[str, Any]) -> str:
     parts.append(table(turns, COLUMNS))
     lines = [line for goal in GOALS for line in goal_lines(turns, goal)]
     parts.append("\n".join(["| goal | ratio | wanted | | who |", "|---|---|---|---|---|", *lines]))
-    streams = found["loads"]["streams"]
-    parts.append(f"A prompt of {found['loads']['long_len']} tokens among {streams} streams, times in ms:")
-    parts.append(table(turns, LONG_COLUMNS))
+    if any("long_prompt" in turn for turn in turns):
+        streams = found["loads"]["streams"]
+        parts.append(f"A prompt of {found['loads']['long_len']} tokens among {streams} streams, times in ms:")
+        parts.append(table(turns, LONG_COLUMNS))
     for one in found["second_opinions"]:
         rates = f"prefill {one['prefill']:.0f} tok/s, decode {one['decode']:.0f} tok/s"
         parts.append(f"{one['program']} of {one['contender']}: {rates}")

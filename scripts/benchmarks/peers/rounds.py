@@ -60,7 +60,7 @@ def race(
                 _take(contender, number, prompts, logs, found)
                 _keep(found, results)
         longest_s = max(longest_s, time.perf_counter() - round_began)
-    for contender in everybody:
+    for contender in everybody if loads.has_long_prompts else ():
         if contender.bench_command and contender.name not in found["not_run"]:
             _ask_again(contender, loads, found)
     _keep(found, results)

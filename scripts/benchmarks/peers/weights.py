@@ -1,4 +1,4 @@
-"""The default model for everybody: the float32 weights that jaxserve dequantises, as others can read them.
+"""One model for everybody: the float32 weights that jaxserve dequantises, as others can read them.
 
 A directory in Hugging Face layout from our own reader; GGUF files through llama.cpp's own llama-quantize, which unpacks
 the same blocks by the same arithmetic.
@@ -14,27 +14,31 @@ GGUF_KINDS = ("f32", "q8_0")
 NUM_THREADS = "2"
 
 
-def gguf_path(cache: Path, kind: str) -> Path:
-    return cache / f"model.{kind}.gguf"
+def gguf_path(cache: Path, source: Path, kind: str) -> Path:
+    """Return where the file of this kind stands that is made from a model."""
+    return cache / f"{source.stem}.{kind}.gguf"
 
 
-def hf_path(cache: Path) -> Path:
-    return cache / "model-hf"
+def hf_path(cache: Path, source: Path) -> Path:
+    """Return the directory in Hugging Face layout that is made from a model."""
+    return cache / f"{source.stem}.hf"
 
 
-def write_hf(model: str, cache: Path) -> None:
-    """config.json, model.safetensors (float32) and the tokenizer's files; done once."""
+def write_hf(source: Path, cache: Path) -> Path:
+    """Write config.json, model.safetensors (float32) and the tokenizer's files, if they are not there.
+
+    Returns their directory.
+    """
     import numpy as np
     from safetensors.numpy import save_file
 
     from jaxserve.text.tokenizer import Tokenizer
     from jaxserve.weights.checkpoint import open_checkpoint
-    from jaxserve.weights.fetch import resolve_model
 
-    done, unfinished = hf_path(cache), cache / "model-hf.part"
+    done = hf_path(cache, source)
+    unfinished = done.with_suffix(".part")
     if done.exists():
-        return
-    source = resolve_model(model)
+        return done
     checkpoint, tokenizer = open_checkpoint(source), Tokenizer.load(source)
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
@@ -47,25 +51,24 @@ def write_hf(model: str, cache: Path) -> None:
         {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_max_length": checkpoint.config["max_position_embeddings"],
-            "chat_template": tokenizer.chat_templates["default"],
+            **({"chat_template": template} if (template := tokenizer.chat_templates.get("default")) else {}),
             **tokenizer.special_tokens,
         },
     )
-    unfinished.rename(done)
+    return unfinished.rename(done)
 
 
-def write_gguf(model: str, cache: Path, quantize: Path) -> None:
+def write_gguf(model: Path, cache: Path, quantize: Path) -> None:
     """Write one GGUF file of each kind with llama-quantize (`quantize`), if it is not there.
 
     Raises ValueError if the model is no GGUF file.
     """
-    from jaxserve.weights.fetch import resolve_model
-
-    source = resolve_model(model)
+    source = model
     if source.suffix != ".gguf":
         raise ValueError(f"the GGUF files are made from a GGUF file, and {source} is none; leave out --model.")
     for kind in GGUF_KINDS:
-        done, unfinished = gguf_path(cache, kind), cache / f"model.{kind}.part"
+        done = gguf_path(cache, model, kind)
+        unfinished = done.with_suffix(".part")
         if not done.exists():
             command = [quantize, "--allow-requantize", source, unfinished, kind.upper(), NUM_THREADS]
             subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True)
