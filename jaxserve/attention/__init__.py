@@ -11,6 +11,7 @@ from jax import Array
 
 from jaxserve.attention.cpu import CpuAttention
 from jaxserve.attention.gpu import GpuAttention
+from jaxserve.attention.gpu.pages import choose_config
 from jaxserve.attention.inputs import AttentionInputs
 from jaxserve.attention.mosaic import MosaicAttention
 from jaxserve.attention.native import NativeAttention
@@ -116,8 +117,10 @@ BACKENDS: dict[str, type[AttentionBackend]] = {
 }
 
 
-def choose_backend(name: str, platform: str, dtype: Any = "float32") -> AttentionBackend:
+def choose_backend(name: str, platform: str, dtype: Any = "float32", device_kind: str = "") -> AttentionBackend:
     """Return the backend called `name`, or under "auto" the best one for a JAX platform and dtype.
+
+    device_kind   What JAX calls the devices, "NVIDIA H200" for example: the kernels of some have sizes of their own.
 
     Raises BadConfig if no backend has this name or if it does not run on the platform.
     """
@@ -128,7 +131,9 @@ def choose_backend(name: str, platform: str, dtype: Any = "float32") -> Attentio
         raise BadConfig(f"attention_backend {name!r} is unknown; known: auto, {', '.join(BACKENDS)}.")
     if name in ("mosaic", "tpu") and platform != "tpu":
         raise BadConfig(f"attention_backend {name!r} needs a TPU, and this is a {platform}; try auto.")
-    return GpuAttention(interpret=platform != "gpu") if name == "gpu" else BACKENDS[name]()
+    if name == "gpu":
+        return GpuAttention(interpret=platform != "gpu", config=choose_config(device_kind))
+    return BACKENDS[name]()
 
 
 __all__ = ["BACKENDS", "AttentionBackend", "AttentionInputs", "LatentBackend", "LayerPages", "choose_backend"]

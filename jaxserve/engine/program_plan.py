@@ -245,7 +245,8 @@ def plan_engine(config: EngineConfig, model: OpenedModel, files: ProgramFiles | 
     Raises BadConfig if a setting does not fit the model or the device, OutOfMemory if the device is too small.
     """
     config = replace(config, quantization=model.weight_form.quantization)
-    backend = choose_backend(config.attention_backend, model.placement.platform, model.dtype)
+    kind = model.placement.devices[0].device_kind
+    backend = choose_backend(config.attention_backend, model.placement.platform, model.dtype, kind)
     groups = make_groups(local_caches(model.architecture.cache(model.spec), model.placement.size))
     config = _resolve_page_size(config, model, backend)
     plan = plan_programs(config, model, backend, groups)

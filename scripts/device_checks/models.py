@@ -70,7 +70,7 @@ def make(model: str, *, tiny: bool, buckets: Buckets, max_len: int, pages_wanted
     _, shapes = abstract_decoder(spec, dtype)
     weights = {path: random_leaf(leaf.shape, leaf.dtype.name, seed) for seed, (path, leaf) in enumerate(shapes.items())}
     layout = WeightLayout.from_shapes(weights)
-    backend = choose_backend(attention, device.platform, dtype)
+    backend = choose_backend(attention, device.platform, dtype, device.device_kind)
     groups, types = make_groups(architecture.cache(spec)), CacheTypes(dtype, dtype)
     page_bytes = sum(bytes_per_page(backend, group, page_size=PAGE, types=types) for group in groups)
     stats = (device.memory_stats() or {}) if device.platform != "cpu" else {}

@@ -14,7 +14,14 @@ from jaxserve.attention.gpu import GpuAttention, KernelConfig
 
 PAGE, WIDTH, ROWS = 16, 20, 4
 POOL, MOST = 41, 520  # pages there are, the null page included; tokens in one write
-SMALL = KernelConfig(split_tokens=64, block_bytes=2048, tile_rows=32)  # several splits, blocks and tiles in short rows
+SMALL = KernelConfig(  # several splits, blocks and tiles in short rows, and few programs
+    split_tokens=64,
+    decode_programs=4,
+    block_bytes=2048,
+    prefill_block_bytes=2048,
+    tile_rows=32,
+    prefill_split_tokens=64,
+)
 HOW = ("scale", "window", "softcap")
 
 

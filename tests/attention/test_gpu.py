@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import math
+import re
 
 import jax
 import jax.export
@@ -11,7 +13,7 @@ import pytest
 
 from jaxserve.attention import AttentionInputs, choose_backend
 from jaxserve.attention.gpu import GpuAttention, KernelConfig
-from jaxserve.attention.gpu.pages import choose_block_tokens
+from jaxserve.attention.gpu.pages import choose_block_tokens, choose_config
 from jaxserve.errors import BadConfig
 from tests.attention.cases import SMALL, Backend, Case, backend_of
 
@@ -28,9 +30,11 @@ def hopper():
     return jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((1,), ("x",), abstract_device=device))
 
 
-def lowered(columns, heads, head_dim, *, dtype=jnp.bfloat16, pages_dtype=None, sinks=False, width=64, **how):
+def lowered(
+    columns, heads, head_dim, *, dtype=jnp.bfloat16, pages_dtype=None, sinks=False, width=64, backend=None, **how
+):
     """StableHLO for CUDA of one layer's write and attention: two rows, two key heads, donated pages."""
-    backend, kv_heads = GpuAttention(interpret=False), 2
+    backend, kv_heads = backend or GpuAttention(interpret=False), 2
     pages = jax.eval_shape(lambda: backend.make_pages(999, 16, kv_heads, head_dim, pages_dtype or dtype))
 
     def shape(*sizes, dtype=dtype):
@@ -76,10 +80,11 @@ def test_a_step_makes_nothing_as_large_as_its_pages(pages_dtype, planes):
     """The write aliases every plane, donated planes come back as outputs, and no operation between has their size."""
     text = lowered(1, 8, 64, pages_dtype=pages_dtype)
     assert text.count("tf.aliasing_output") == planes
-    assert text.count("output_operand_alias<") == planes
+    assert text.count("output_operand_alias<") == planes + 1  # and the rows of one split, which are answered already
     makers = [line.split("=")[1].split()[0] for line in text.splitlines() if f"-> {POOL}" in line and " = " in line]
     assert set(makers) <= {"stablehlo.reshape", "call"}
-    rows = [line for line in text.splitlines() if "-> tensor<15984x" in line or "(tensor<15984x" in line]
+    flat = re.compile(r"(-> |\()tensor<(15984|31968)x")  # 999 pages of 16 tokens, and of their two heads
+    rows = [line for line in text.splitlines() if flat.search(line)]
     assert rows and all("stablehlo.reshape" in line or KERNEL in line for line in rows)
 
 
@@ -97,7 +102,36 @@ def test_a_row_with_more_splits_than_programs_has_longer_ones(window):
 @pytest.mark.parametrize(("width", "splits"), [(64, 4), (512, 32), (8192, 128)])
 def test_a_table_for_long_rows_makes_a_limited_number_of_splits(width, splits):
     """Partial sums of two rows, two key heads and a group of four."""
-    assert f"-> (tensor<2x2x{splits}x4xf32>" in lowered(1, 8, 64, width=width)
+    assert f"tensor<2x2x{splits}x4xf32>" in lowered(1, 8, 64, width=width)
+
+
+def grids(text):
+    """The programs of each kernel."""
+    sizes = zip(*(map(int, re.findall(rf"grid_{axis} = (\d+)", text)) for axis in "xyz"), strict=True)
+    return [math.prod(size) for size in sizes]
+
+
+def test_the_programs_of_decode_do_not_grow_with_the_table():
+    """write, splits and combine; two key heads and two rows with 4 or 128 splits each"""
+    assert grids(lowered(1, 8, 64, width=64)) == [2, 2 * 2 * 4, 2 * 2]
+    assert grids(lowered(1, 8, 64, width=8192)) == [2, 2 * 2 * 128, 2 * 2]
+    few = GpuAttention(interpret=False, config=KernelConfig(decode_programs=64))
+    assert grids(lowered(1, 8, 64, width=8192, backend=few)) == [2, 64, 2 * 2]
+
+
+@pytest.mark.parametrize(("width", "splits"), [(64, 1), (512, 8), (8192, 66)])
+def test_the_keys_of_few_tiles_are_split(width, splits):
+    """Two rows of 32 queries are a tile of 128 lines each for both key heads; three tiles more for borders of rows."""
+    assert grids(lowered(32, 8, 64, width=width))[1] == 2 * 5 * splits
+
+
+@pytest.mark.parametrize("window", [None, 100])
+def test_split_tiles_answer_as_whole_ones_do(window):
+    case = Case(backend_of("gpu"), [300, 64, 40], columns=24)
+    whole = Backend(GpuAttention(config=dataclasses.replace(SMALL, prefill_programs=1)))
+    np.testing.assert_allclose(
+        case.run(backend_of("gpu"), scale=0.3, window=window), case.run(whole, scale=0.3, window=window), atol=1e-6
+    )
 
 
 def test_neither_neighbours_nor_the_width_of_the_table_change_a_bit():
@@ -111,9 +145,19 @@ def test_neither_neighbours_nor_the_width_of_the_table_change_a_bit():
     assert np.array_equal(alone[0], together[0])
 
 
-def test_tiles_are_whole_and_of_one_size_in_bytes():
-    sizes = [choose_block_tokens(head_dim, 2, KernelConfig()) for head_dim in (64, 80, 128, 192, 256)]
-    assert sizes == [128, 64, 64, 32, 32]
+@pytest.mark.parametrize(("is_decode", "expected"), [(True, [128, 64, 64, 32, 32]), (False, [128, 128, 128, 64, 64])])
+def test_tiles_are_whole_and_of_one_size_in_bytes(is_decode, expected):
+    config = KernelConfig()
+    sizes = [choose_block_tokens(head_dim, 2, config, is_decode=is_decode) for head_dim in (64, 80, 128, 192, 256)]
+    assert sizes == expected
+
+
+def test_gpus_with_less_shared_memory_have_smaller_tiles():
+    small = choose_config("NVIDIA A100-SXM4-80GB")
+    assert small == choose_config("NVIDIA L4") == choose_config("a GPU of tomorrow")
+    assert small.prefill_block_bytes < choose_config("NVIDIA H200").prefill_block_bytes
+    assert choose_backend("gpu", "gpu", device_kind="NVIDIA L4").config == small
+    assert choose_config("NVIDIA B200") == choose_config("NVIDIA H100 80GB HBM3") == KernelConfig()
 
 
 def test_planes_that_pallas_would_misaddress_are_refused():

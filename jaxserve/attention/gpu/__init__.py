@@ -30,7 +30,7 @@ class GpuAttention:
     """Attention by Pallas kernels for NVIDIA GPUs.
 
     interpret   Run the kernels as plain XLA, slowly; None does so wherever no GPU is the default device.
-    config      The sizes that the kernels are tuned by.
+    config      The sizes that the kernels are tuned by; None: those of an H200. `choose_config` knows other GPUs.
     """
 
     name = "gpu"
@@ -90,16 +90,15 @@ class GpuAttention:
         num_tokens, num_heads, head_dim = query_TNH.shape
         _, page_size, kv_heads, _ = pages.key_PZKH.shape
         group = num_heads // kv_heads
-        block = choose_block_tokens(head_dim, pages.key_PZKH.dtype.itemsize, self.config)
-        params = AttentionParams(group, head_dim, page_size, block, scale, window, softcap)
-        kernel = decode if inputs.max_queries_per_row == 1 else prefill
-        out = kernel(
+        is_decode = inputs.max_queries_per_row == 1
+        block = choose_block_tokens(head_dim, pages.key_PZKH.dtype.itemsize, self.config, is_decode=is_decode)
+        params = AttentionParams(kv_heads, group, head_dim, page_size, block, scale, window, softcap, self.interpret)
+        out = (decode if is_decode else prefill)(
             query_TNH.reshape(num_tokens, kv_heads, group, head_dim),
             pages,
             inputs,
             None if sinks is None else sinks.reshape(kv_heads, group),
             params=params,
             config=self.config,
-            interpret=self.interpret,
         )
         return out.reshape(query_TNH.shape)

@@ -1,15 +1,18 @@
-"""One query per row: the row's keys are cut into splits of fixed length, one program each, then combined.
+"""One query per row: the row's keys are cut into splits of fixed length, each computed alone, then combined.
 
-A program reads one split for one key head and all query heads that share it, padded to the 16 rows that a
-tensor core wants. A row has a limited number of splits, so that a table for long rows costs short ones little: the
-splits of a row that would have more are longer. Splits that a row does not have end at once. Partial sums are float32
-and combined in the order of their positions, so a row's result depends neither on its neighbours nor on the width of
-the table.
+A split is read for one key head and all query heads that share it, padded to the 16 rows that a tensor core wants.
+What runs is a list of the splits that hold visible keys, made on the device, and a fixed number of programs that share
+it: neither a wide table nor padding costs programs that end at once (65,536 of them in a layer at 256 rows of 131,072
+tokens and 8 key heads, where 8,192 have work at 1,024 tokens a row). Buckets of table widths would be one program more
+to compile for each width and row count.
+
+A row has a limited number of splits, which bounds the partial sums: those of a row that would have more are longer. A
+row of one split writes its answer at once. Partial sums are float32 and combined in the order of their positions, so a
+row's result depends neither on its neighbours nor on the width of the table.
 """
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +20,35 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 
-from jaxserve.attention.gpu.blocks import add_block, finish_softmax, indices, init_softmax, load_masked, store_masked
+from jaxserve.attention.gpu.blocks import (
+    RowKeys,
+    SoftmaxState,
+    Visible,
+    add_block,
+    ceil_div,
+    finish_softmax,
+    indices,
+    init_softmax,
+    load_masked,
+    load_sinks,
+    store_masked,
+)
 from jaxserve.attention.gpu.pages import MIN_DOT, AttentionParams, GpuPages, KernelConfig, next_power_of_two
+from jaxserve.attention.gpu.partials import PartialSums
 from jaxserve.attention.inputs import AttentionInputs
+
+COMBINE_LOADS = 8  # splits of a row whose sums are on their way together
+
+
+class LiveSplits(NamedTuple):
+    """The splits of all rows, row after row; a row that sees nothing has one, too, which writes zeros.
+
+    row_I      int32 [I], the row of each split. There are first_B1[B] of them, and the rest holds anything.
+    first_B1   int32 [B + 1]: row b has splits first[b] to first[b + 1] - 1 of the list.
+    """
+
+    row_I: Any
+    first_B1: Any
 
 
 def decode(
@@ -30,147 +59,154 @@ def decode(
     *,
     params: AttentionParams,
     config: KernelConfig,
-    interpret: bool,
 ) -> Array:
     """Compute attention of one query a row, [B, K, G, H] in the query's dtype."""
-    if params.window is not None:
-        # Fewer splits; whole ones are left out, so that the sums of those that stay are the same.
-        inputs = inputs.crop_to_window(params.window, params.page_size, -(-config.split_tokens // params.page_size))
-    rows, width = inputs.page_table_BW.shape
-    kv_heads, group, head_dim = query_BKGH.shape[1:]
-    max_splits = max(1, config.row_programs // kv_heads)
-    splits = min(max_splits, max(1, -(-width * params.page_size // config.split_tokens)))
-    choose_split = functools.partial(_choose_split_tokens, split_tokens=config.split_tokens, max_splits=max_splits)
+    rows, kv_heads, group, head_dim = query_BKGH.shape
+    limits = _SplitLimits.choose(params, config, inputs.page_table_BW.shape[1] * params.page_size)
+    splits = None if limits.max_splits == 1 else _list_live_splits(inputs, limits)
+    num_programs = rows if splits is None else min(len(splits.row_I), -(-config.decode_programs // kv_heads))
     out = jax.ShapeDtypeStruct(query_BKGH.shape, query_BKGH.dtype)
-    part = jax.ShapeDtypeStruct((rows, kv_heads, splits, group), jnp.float32)
-    parts = (part, part, jax.ShapeDtypeStruct((*part.shape, head_dim), jnp.float32))
+    parts = PartialSums.describe(rows, kv_heads, limits.max_splits, group, head_dim)
     compiler_params = plt.CompilerParams(num_warps=config.decode_warps, num_stages=config.decode_stages)
-    is_single = splits == 1
-    partial_sums = pl.pallas_call(
-        functools.partial(_decode_split_kernel, params=params, choose_split=choose_split, is_single=is_single),
-        grid=(kv_heads, rows, splits),
-        out_shape=out if is_single else parts,
+    kernel = functools.partial(_decode_kernel, params=params, limits=limits, num_programs=num_programs)
+    result = pl.pallas_call(
+        kernel,
+        grid=(kv_heads, num_programs),
+        out_shape=(out,) if splits is None else (out, parts),
         compiler_params=compiler_params,
-        interpret=interpret,
+        interpret=params.interpret,
         name="paged_decode",
-    )(query_BKGH, pages, inputs.page_table_BW, inputs.length_B, inputs.position_T, sinks_KG)
-    if is_single:
-        return partial_sums
+    )(query_BKGH, pages.flatten(), inputs.page_table_BW, inputs.length_B, inputs.position_T, splits, sinks_KG)
+    if splits is None:
+        return result[0]
     return pl.pallas_call(
-        functools.partial(_combine_kernel, params=params, choose_split=choose_split),
+        functools.partial(_combine_kernel, params=params),
         grid=(kv_heads, rows),
         out_shape=out,
+        input_output_aliases={0: 0},
         compiler_params=compiler_params,
-        interpret=interpret,
+        interpret=params.interpret,
         name="paged_decode_combine",
-    )(partial_sums, inputs.length_B, inputs.position_T, sinks_KG)
+    )(*result, splits.first_B1, sinks_KG)
 
 
-def _visible_range(length_ref: Any, position_ref: Any, row: Array, window: int | None) -> tuple[Array, Array, Array]:
-    """What the row's query sees: its position, the first key, and the end of the keys."""
-    position = position_ref[row]
-    low = jnp.int32(0) if window is None else jnp.maximum(0, position - window + 1)
-    return position, low, jnp.minimum(length_ref[row], position + 1)
+class _SplitLimits(NamedTuple):
+    """Into how many splits a row is cut at most, and the least length of one; see `KernelConfig`."""
+
+    max_splits: int
+    split_tokens: int
+    window: int | None
+
+    @classmethod
+    def choose(cls, params: AttentionParams, config: KernelConfig, max_tokens: int) -> "_SplitLimits":
+        """Choose for rows of up to max_tokens tokens.
+
+        The limit of programs decides the lengths of splits, and what is possible at all decides the size of arrays.
+        """
+        if params.window is not None:
+            max_tokens = min(max_tokens, params.window + config.split_tokens - 1)
+        possible = max(1, -(-max_tokens // config.split_tokens))
+        return cls(min(possible, max(1, config.row_programs // params.kv_heads)), config.split_tokens, params.window)
+
+    def cut(self, position: Array, length: Array) -> tuple[Array, Array, Array, Array]:
+        """Return the first visible key of a query, the end of its keys, where its splits begin, and their length.
+
+        Splits begin at a multiple of split_tokens, so that moving windows leave the blocks where they are.
+        """
+        low = jnp.zeros_like(position) if self.window is None else jnp.maximum(0, position - self.window + 1)
+        limit = jnp.minimum(length, position + 1)
+        begin = jax.lax.div(low, jnp.full_like(low, self.split_tokens)) * self.split_tokens
+        longest = jnp.full_like(low, self.split_tokens * self.max_splits)
+        times = jax.lax.div(jnp.maximum(limit - begin, 0) + longest - 1, longest)
+        return low, limit, begin, self.split_tokens * jnp.maximum(1, times)
 
 
-def _choose_split_tokens(limit: Array, *, split_tokens: int, max_splits: int) -> Array:
-    """Return the length of the splits of a row of `limit` keys: the least multiple that makes few enough."""
-    longest = split_tokens * max_splits
-    return split_tokens * jnp.maximum(1, jax.lax.div(limit + longest - 1, jnp.int32(longest)))
+def _list_live_splits(inputs: AttentionInputs, limits: _SplitLimits) -> LiveSplits:
+    """Return the splits with visible keys. All layers of a kind have the same, so XLA computes them once a step."""
+    _, limit_B, begin_B, tokens_B = limits.cut(inputs.position_T, inputs.length_B)
+    num_B = jnp.maximum(1, jax.lax.div(jnp.maximum(limit_B - begin_B, 0) + tokens_B - 1, tokens_B))
+    end_B = jnp.cumsum(num_B, dtype=jnp.int32)
+    item_I = jnp.arange(len(num_B) * limits.max_splits, dtype=jnp.int32)
+    row_I = (item_I[:, None] >= end_B[:-1]).sum(1, dtype=jnp.int32)
+    return LiveSplits(row_I, jnp.concatenate([jnp.zeros(1, jnp.int32), end_B]))
 
 
-def _decode_split_kernel(
+def _decode_kernel(
     query_ref: Any,
-    pages: GpuPages,
+    rows: GpuPages,
     table_ref: Any,
     length_ref: Any,
     position_ref: Any,
+    splits: LiveSplits | None,
     sinks_ref: Any,
-    *out_refs: Any,
+    out_ref: Any,
+    parts: PartialSums | None = None,
+    *,
     params: AttentionParams,
-    choose_split: Callable[[Array], Array],
-    is_single: bool,
+    limits: _SplitLimits,
+    num_programs: int,
 ) -> None:
-    """One split. With one split in all (`whole`) this is the answer, else a partial sum; empty splits write nothing."""
-    head, row, split = pl.program_id(0), pl.program_id(1), pl.program_id(2)
-    position, low, limit = _visible_range(length_ref, position_ref, row, params.window)
-    split_tokens = choose_split(limit)
-    first = jnp.maximum(low, split * split_tokens)
-    last = jnp.minimum(limit, (split + 1) * split_tokens)
+    """Compute the splits of one key head that fall to this program: every num_programs-th one."""
+    head, program = pl.program_id(0), pl.program_id(1)
     padded = max(MIN_DOT, next_power_of_two(params.group))
     member_G, lane_H = indices(padded), indices(params.lanes)
     mask_G = member_G < params.group
     mask_GH = mask_G[:, None] & (lane_H < params.head_dim)[None, :]
 
-    def run() -> None:
-        query_GH = load_masked(query_ref, (row, head, member_G[:, None], lane_H[None, :]), mask_GH)
+    def add_split(row: Array, split: Array) -> SoftmaxState:
+        low, limit, begin, split_tokens = limits.cut(position_ref[row], length_ref[row])
+        first = jnp.maximum(low, begin + split * split_tokens)
+        last = jnp.minimum(limit, begin + (split + 1) * split_tokens)
         add = functools.partial(
             add_block,
             params=params,
-            query_MH=query_GH,
-            position_M=jnp.full((padded,), position, jnp.int32),
-            low=low,
-            limit=limit,
-            pages=pages,
-            table_ref=table_ref,
-            row=row,
-            head=head,
+            query_MH=load_masked(query_ref, (row, head, member_G[:, None], lane_H[None, :]), mask_GH),
+            keys=RowKeys(rows, table_ref, row, head),
+            visible=Visible(low, limit),
         )
-        begin = jax.lax.div(first, params.block_tokens)
-        end = jax.lax.div(jnp.maximum(last, 0) + params.block_tokens - 1, params.block_tokens)
-        carry = jax.lax.fori_loop(begin, end, add, init_softmax(padded, params.lanes))
-        if is_single:
-            sink_G = None if sinks_ref is None else load_masked(sinks_ref, (head, member_G), mask_G).astype(jnp.float32)
-            store_masked(
-                out_refs[0], (row, head, member_G[:, None], lane_H[None, :]), finish_softmax(carry, sink_G), mask_GH
-            )
-            return
-        running_max_G, running_sum_G, acc_GH = carry
-        store_masked(out_refs[0], (row, head, split, member_G), running_max_G, mask_G)
-        store_masked(out_refs[1], (row, head, split, member_G), running_sum_G, mask_G)
-        store_masked(out_refs[2], (row, head, split, member_G[:, None], lane_H[None, :]), acc_GH, mask_GH)
+        blocks = jax.lax.div(first, jnp.int32(params.block_tokens)), ceil_div(jnp.maximum(last, 0), params.block_tokens)
+        return jax.lax.fori_loop(*blocks, add, init_softmax(padded, params.lanes))
 
-    if is_single:
-        run()
-    else:
-        pl.when(first < last)(run)
+    def answer(row: Array, state: SoftmaxState) -> None:
+        out_GH = finish_softmax(state, load_sinks(sinks_ref, head, member_G, mask_G))
+        store_masked(out_ref, (row, head, member_G[:, None], lane_H[None, :]), out_GH, mask_GH)
+
+    if splits is None or parts is None:
+        answer(program, add_split(program, jnp.int32(0)))
+        return
+
+    def run(turn: Array, _: None) -> None:
+        item = turn * num_programs + program
+        row = splits.row_I[item]
+        first_item = splits.first_B1[row]
+        is_whole = splits.first_B1[row + 1] - first_item == 1
+        state = add_split(row, item - first_item)
+        pl.when(is_whole)(lambda: answer(row, state))
+        pl.when(~is_whole)(lambda: parts.store(row, head, item - first_item, state))
+
+    num_items = splits.first_B1[length_ref.shape[0]]
+    jax.lax.fori_loop(jnp.int32(0), ceil_div(num_items - program, num_programs), run, None)
 
 
 def _combine_kernel(
-    parts: tuple[Any, Any, Any],
-    length_ref: Any,
-    position_ref: Any,
+    whole_ref: Any,
+    parts: PartialSums,
+    first_ref: Any,
     sinks_ref: Any,
     out_ref: Any,
     *,
     params: AttentionParams,
-    choose_split: Callable[[Array], Array],
 ) -> None:
-    """Adds a row's partial sums in order. Reads only the splits that were written: the others hold anything."""
+    """Answer for a row of several splits; the others are answered."""
     head, row = pl.program_id(0), pl.program_id(1)
-    max_ref, sum_ref, acc_ref = parts
-    _, low, limit = _visible_range(length_ref, position_ref, row, params.window)
-    padded = next_power_of_two(params.group)
-    member_G, lane_H = indices(padded), indices(params.lanes)
+    num_splits = first_ref[row + 1] - first_ref[row]
+    size = next_power_of_two(params.group)
+    member_G, lane_H = indices(size), indices(params.lanes)
     mask_G = member_G < params.group
     mask_GH = mask_G[:, None] & (lane_H < params.head_dim)[None, :]
 
-    def add(split: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        running_max_G, running_sum_G, acc_GH = carry
-        part_max_G = load_masked(max_ref, (row, head, split, member_G), mask_G)
-        new_max_G = jnp.maximum(running_max_G, part_max_G)
-        rescale_G, part_rescale_G = jnp.exp2(running_max_G - new_max_G), jnp.exp2(part_max_G - new_max_G)
-        part_sum_G = load_masked(sum_ref, (row, head, split, member_G), mask_G)
-        part_acc_GH = load_masked(acc_ref, (row, head, split, member_G[:, None], lane_H[None, :]), mask_GH)
-        return (
-            new_max_G,
-            running_sum_G * rescale_G + part_sum_G * part_rescale_G,
-            acc_GH * rescale_G[:, None] + part_acc_GH * part_rescale_G[:, None],
-        )
-
-    split_tokens = choose_split(limit)
-    begin = jax.lax.div(low, split_tokens)
-    end = jax.lax.div(jnp.maximum(limit, 0) + split_tokens - 1, split_tokens)
-    carry = jax.lax.fori_loop(begin, end, add, init_softmax(padded, params.lanes))
-    sink_G = None if sinks_ref is None else load_masked(sinks_ref, (head, member_G), mask_G).astype(jnp.float32)
-    store_masked(out_ref, (row, head, member_G[:, None], lane_H[None, :]), finish_softmax(carry, sink_G), mask_GH)
+    @pl.when(num_splits > 1)
+    def _() -> None:
+        state = parts.add_up(row, head, num_splits, rows=size, lanes=params.lanes, loads=COMBINE_LOADS)
+        out_GH = finish_softmax(state, load_sinks(sinks_ref, head, member_G, mask_G))
+        store_masked(out_ref, (row, head, member_G[:, None], lane_H[None, :]), out_GH, mask_GH)

@@ -25,33 +25,57 @@ class GpuPages:
     key_scale_PZK: Array | None = None
     value_scale_PZK: Array | None = None
 
+    def flatten(self) -> "GpuPages":
+        """Return the planes with one axis for pages, tokens and heads, [P * Z * K, H] and [P * Z * K].
+
+        One number then says where a key is, which saves the kernels two products for every address.
+        """
+
+        def merge(plane: Array) -> Array:
+            return plane.reshape(-1, *plane.shape[3:])
+
+        return jax.tree.map(merge, self)
+
 
 @dataclass(frozen=True)
 class KernelConfig:
-    """Sizes of the kernels that change their speed alone; the first three change rounding, too.
+    """Sizes of the kernels that change their speed alone; those of splits, blocks and tiles change rounding, too.
 
-    split_tokens  what one program of decode reads; fixed, so that a row's sums never depend on its neighbours
-    row_programs  the most programs of decode for one row, all key heads together; those of a longer row read a multiple
-                  of split_tokens each. Two for each multiprocessor of an H200, because short rows pay for them as well
-    block_bytes   about the size of one key tile; a turn of the loop holds one of keys and one of values
-    tile_rows     rows of a prefill tile: queries times the heads that share a key head; half above H = 128
-    warps, stages per kernel, as Triton means them
+    split_tokens          what one split of decode holds; fixed, so that a row's sums never depend on its neighbours
+    row_programs          the most splits of decode for one row, all key heads together; those of a longer row hold a
+                          multiple of split_tokens each. Two for each multiprocessor of an H200, so that one long row
+                          fills it, and partial sums of 256 rows, 8 key heads of 128 and a group of 4 are 130 MiB
+    decode_programs       programs of decode that share all splits, eight for each multiprocessor of an H200
+    block_bytes           about the size of one key tile of decode; a turn of the loop holds one of keys, one of values
+    prefill_block_bytes   the same for prefill, where longer blocks rescale the sums of values less often
+    tile_rows             rows of a prefill tile: queries times the heads that share a key head; fewer where the sums
+                          would not fit the registers
+    prefill_programs      with fewer tiles the keys of each are split; two for each multiprocessor of an H200
+    prefill_split_tokens  the least length of such a split: writing and reading its sums costs about as much as 500 keys
+    warps, stages         per kernel, as Triton means them. Page numbers are loaded a stage before their pages: below
+                          five stages a block is fetched only after the one before it was used (seen in the code of
+                          sm_90), which decode hides behind the four programs of a multiprocessor, and prefill has one
     """
 
     split_tokens: int = 256
     row_programs: int = 256
+    decode_programs: int = 8 * 132
     block_bytes: int = 16 * 1024
+    prefill_block_bytes: int = 32 * 1024
     tile_rows: int = 128
+    prefill_programs: int = 2 * 132
+    prefill_split_tokens: int = 1024
     decode_warps: int = 4
     decode_stages: int = 3
     prefill_warps: int = 8
-    prefill_stages: int = 3
+    prefill_stages: int = 5
 
 
 @dataclass(frozen=True)
 class AttentionParams:
     """Static parameters that the kernels share."""
 
+    kv_heads: int
     group: int  # query heads per key head
     head_dim: int
     page_size: int
@@ -59,6 +83,7 @@ class AttentionParams:
     scale: float
     window: int | None
     softcap: float | None
+    interpret: bool  # the kernels run as XLA, which knows no PTX
 
     @property
     def lanes(self) -> int:
@@ -71,7 +96,20 @@ def next_power_of_two(size: int) -> int:
     return 1 << max(0, size - 1).bit_length()
 
 
-def choose_block_tokens(head_dim: int, itemsize: int, config: KernelConfig) -> int:
+# Multiprocessors with 227 KiB of shared memory for one program, by a part of the name that CUDA gives the GPU.
+_LARGE_SHARED_MEMORY = ("H100", "H200", "H800", "H20", "GH200", "B100", "B200", "B300")
+
+
+def choose_config(device_kind: str) -> KernelConfig:
+    """Return the sizes for a GPU: those of an H200, or smaller tiles where their blocks do not fit (A100, L4)."""
+    if any(name in device_kind for name in _LARGE_SHARED_MEMORY):
+        return KernelConfig()
+    return KernelConfig(prefill_block_bytes=16 * 1024, prefill_stages=3)
+
+
+def choose_block_tokens(head_dim: int, itemsize: int, config: KernelConfig, *, is_decode: bool) -> int:
     """Return the number of keys of a block, a power of two: tiles of about block_bytes, between 32 and 128 keys."""
     row_bytes = max(MIN_DOT, next_power_of_two(head_dim)) * itemsize
-    return min(128, config.split_tokens, max(32, next_power_of_two(config.block_bytes // row_bytes)))
+    block_bytes = config.block_bytes if is_decode else config.prefill_block_bytes
+    most = min(128, config.split_tokens) if is_decode else 128
+    return min(most, max(32, next_power_of_two(block_bytes // row_bytes)))
