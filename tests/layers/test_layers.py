@@ -89,6 +89,18 @@ def test_logits_are_float32_sums_even_of_bfloat16(rngs, kind):
     np.testing.assert_allclose(logits, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("platform", "dtype", "rows"), [("cuda", "bfloat16", 8), ("cuda", "float32", 1), ("cpu", "bfloat16", 1)]
+)
+def test_a_gpu_multiplies_the_table_with_eight_rows_at_least(rngs, platform, dtype, rows):
+    """One row alone may convert the whole table to float32."""
+    layer = LMHead(10, 512, dtype=dtype, rngs=rngs)
+    hidden = jax.ShapeDtypeStruct((1, 512), dtype)
+    lowered = jax.jit(layer.compute_logits).trace(hidden).lower(lowering_platforms=(platform,))
+    [product] = [line for line in lowered.as_text().splitlines() if "dot_general" in line]
+    assert f"tensor<{rows}x10xf32>" in product
+
+
 def test_gated_mlp_is_its_formula(rngs):
     mlp, x = MLP(6, 9, activation="silu", is_gated=True, bias=False, dtype=jnp.float32, rngs=rngs), draw(4, 6)
     gate, up, down = (np.asarray(layer.kernel[...]) for layer in (mlp.gate, mlp.up, mlp.down))
