@@ -241,7 +241,8 @@ class EngineConfig:
     )
     compilation_cache_dir: str | None = option(
         None,
-        "Compiled programs are kept in this directory; none keeps no programs (default: the user's cache directory).",
+        "Compiled programs, and on a GPU what XLA's autotuner measured, are kept in this directory; none keeps nothing"
+        " (default: the user's cache directory).",
         group="programs",
     )
     programs: str | None = option(

@@ -87,6 +87,9 @@ class BuiltFiles:
     def delete_excess(self) -> None:
         """Do nothing."""
 
+    def tuning_directory(self) -> None:
+        """Return None: nothing is written here."""
+
 
 def name_machine(environment: Mapping[str, str]) -> str:
     """Return what stands in the names of programs for the machine and the versions."""

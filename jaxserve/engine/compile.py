@@ -160,7 +160,7 @@ def compile_all(
             compile_counter.on_store_hit(time.perf_counter() - started)
             return loaded
         hits = compile_counter.hits_of_this_thread
-        compiled = lowered.compile()
+        compiled = lowered.compile(compiler_options=store.compiler_options)
         if hits == compile_counter.hits_of_this_thread:
             store.save(key, lowered, compiled)
         return compiled

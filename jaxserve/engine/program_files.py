@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from jaxserve.private_files import NotPrivate, read_private_file, write_private_file
+from jaxserve.private_files import NotPrivate, make_private_directory, read_private_file, write_private_file
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +45,10 @@ class ProgramFiles(Protocol):
 
     def delete_excess(self) -> None:
         """Delete files until they take no more than they may."""
+        ...
+
+    def tuning_directory(self) -> Path | None:
+        """Return where a compiler may keep what it measured on this machine; None: nowhere."""
         ...
 
 
@@ -104,6 +108,16 @@ class CacheFiles:
                 with suppress(OSError):
                     path.unlink()
                     excess -= size
+
+    def tuning_directory(self) -> Path | None:
+        """Return a private directory for what a compiler measured; None for other machines, or if it cannot be."""
+        if self.machine is not None:
+            return None
+        try:
+            return make_private_directory(self.directory / "tuning")
+        except (OSError, NotPrivate) as error:
+            self._warn_once("tuned as before", error)
+            return None
 
     def _path(self, name: str) -> Path:
         return self.directory / Path(name).name

@@ -45,6 +45,7 @@ ENV_FLAGS = (
     "JAX_DEFAULT_MATMUL_PRECISION",
     "JAX_CPU_ENABLE_FAST_MATH",
 )
+AUTOTUNE_OPTION = "xla_gpu_per_fusion_autotune_cache_dir"
 DIGEST_BYTES = 32
 
 
@@ -67,6 +68,19 @@ class ProgramStore:
         self._facts = make_hash(self._machine, hash_sources(), *facts)
         self.loaded_keys: set[Hashable] = set()
         self._has_warned = False
+
+    @property
+    def compiler_options(self) -> dict[str, str]:
+        """The options for compiling: on a GPU, the directory where XLA keeps what its autotuner measured.
+
+        A program that changed then measures only products that are new, and a product is computed by the same kernel
+        after every start; without it kernels, and so the last bits, may differ (xla#37902). JAX sets it only for its
+        own compilation cache.
+        """
+        if self._files is None or self.placement.platform != "gpu":
+            return {}
+        directory = self._files.tuning_directory()
+        return {} if directory is None else {AUTOTUNE_OPTION: str(directory)}
 
     def load(self, key: Hashable) -> Program | None:
         """Return the program last saved for this key, ready to run, or None."""

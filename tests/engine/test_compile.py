@@ -1,9 +1,15 @@
 """Compiled programs are kept where only we can put them."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
+from jax import jit
 
 from jaxserve.engine import compile
 from jaxserve.engine.compile import machine_key, use_compilation_cache
+from jaxserve.engine.program_files import CacheFiles
+from jaxserve.engine.programs import ProgramStore
 from jaxserve.errors import BadConfig
 
 
@@ -34,6 +40,26 @@ def test_none_switches_it_off_and_an_impossible_place_only_warns(tmp_path, caplo
     (tmp_path / "file").write_text("in the way")
     assert use_compilation_cache(str(tmp_path / "file" / "cache")) is None
     assert "cannot be kept" in caplog.text
+
+
+def store_on(platform, files):
+    return ProgramStore(files, SimpleNamespace(platform=platform, key=(platform,), devices=()))  # type: ignore[arg-type]
+
+
+def test_what_a_gpus_autotuner_measured_is_kept_beside_the_programs(tmp_path):
+    [(option, directory)] = store_on("gpu", CacheFiles(tmp_path)).compiler_options.items()
+    assert Path(directory).parent == tmp_path and Path(directory).stat().st_mode & 0o777 == 0o700
+    assert jit(lambda x: x + 1).lower(1.0).compile(compiler_options={option: directory})(1.0) == 2  # XLA knows it
+
+
+def test_nothing_is_tuned_on_a_cpu_nor_for_another_machine_nor_without_a_directory(tmp_path):
+    stores = (
+        store_on("cpu", CacheFiles(tmp_path)),
+        store_on("gpu", CacheFiles(tmp_path, "there")),
+        store_on("gpu", None),
+    )
+    assert all(store.compiler_options == {} for store in stores)
+    assert not any(tmp_path.iterdir())
 
 
 CPUINFO = "processor : 0\nmodel name : {model}\nflags : {flags}\ncpu MHz : {mhz}\n"
