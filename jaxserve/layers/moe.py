@@ -18,7 +18,7 @@ from jax.typing import DTypeLike
 
 from jaxserve.layers import quant
 from jaxserve.layers.linear import Linear, matmul_precision, multiply
-from jaxserve.layers.mlp import MLP, Activation, ClampedSwiGLU, apply_gate
+from jaxserve.layers.mlp import ACTIVATIONS, MLP, Activation, ClampedSwiGLU, apply_gate
 from jaxserve.layers.norms import Norm, NormSpec
 from jaxserve.layers.scaled_weight import ScaledWeight, take_expert
 from jaxserve.native import library
@@ -143,6 +143,7 @@ ExpertProducts: TypeAlias = Callable[..., tuple[Array, ...]]
 class Experts(nnx.Module):
     """Kernels of all experts, [experts, in, out] each: down(activation(gate(x)) * up(x)) for each of them.
 
+    is_gated: False: there is no gate, and an expert is down(activation(up(x))).
     bias: gate, up and down add a bias each, [experts, out]. That of down is for the caller to add, once: ranks that
     have some of an expert's hidden numbers have this bias whole.
     """
@@ -154,15 +155,16 @@ class Experts(nnx.Module):
         hidden: int,
         *,
         activation: Activation | ClampedSwiGLU,
+        is_gated: bool,
         bias: bool,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ) -> None:
         self.activation: Activation | ClampedSwiGLU = activation
-        self.gate = nnx.Param(0.02 * rngs.params.normal((num_experts, width, hidden), dtype))
+        self.gate = nnx.Param(0.02 * rngs.params.normal((num_experts, width, hidden), dtype)) if is_gated else None
         self.up = nnx.Param(0.02 * rngs.params.normal((num_experts, width, hidden), dtype))
         self.down = nnx.Param(0.02 * rngs.params.normal((num_experts, hidden, width), dtype))
-        self.gate_bias = nnx.Param(jnp.zeros((num_experts, hidden), dtype)) if bias else None
+        self.gate_bias = nnx.Param(jnp.zeros((num_experts, hidden), dtype)) if bias and is_gated else None
         self.up_bias = nnx.Param(jnp.zeros((num_experts, hidden), dtype)) if bias else None
         self.down_bias = nnx.Param(jnp.zeros((num_experts, width), dtype)) if bias else None
 
@@ -171,7 +173,8 @@ class Experts(nnx.Module):
 
         Those of padding hold any finite numbers.
         """
-        kernels = (self.gate.get_value(), self.up.get_value(), self.down.get_value())
+        layers = (self.up, self.down) if self.gate is None else (self.gate, self.up, self.down)
+        kernels = tuple(layer.get_value() for layer in layers)
         packed = [kernel for kernel in kernels if isinstance(kernel, quant.PackedWeight)]
         if any(isinstance(kernel, ScaledWeight) for kernel in kernels):
             return self._loop(x_TD, index_TK, is_real_TK, kernels)  # ragged_dot would expand all experts
@@ -197,9 +200,9 @@ class Experts(nnx.Module):
         self, x_TD: Array, index_TK: Array, is_real_TK: Array, kernels: tuple, products: ExpertProducts
     ) -> Array:
         rows = group_by_expert(index_TK, _num_experts(kernels[0]), is_real_TK)
-        gate, up, down = kernels
-        gate_SF, up_SF = products(x_TD[rows.token_S], rows.count_E, gate, up)
-        (y_SD,) = products(self._apply_gate(gate_SF, up_SF, rows.expert_X), rows.count_E, down)
+        *into_hidden, down = kernels
+        hidden = products(x_TD[rows.token_S], rows.count_E, *into_hidden)
+        (y_SD,) = products(self._activate(hidden, rows.expert_X), rows.count_E, down)
         return y_SD[rows.row_A].reshape(*index_TK.shape, -1)
 
     def _loop(self, x_TD: Array, index_TK: Array, is_real_TK: Array, kernels: tuple) -> Array:
@@ -210,20 +213,27 @@ class Experts(nnx.Module):
 
         def run_block(block: Array, out_SD: Array) -> Array:
             start, expert = block * blocks.rows, blocks.expert_X[block]
-            gate, up, down = (_kernel_of(kernel, expert) for kernel in kernels)
+            *into_hidden, down = (_kernel_of(kernel, expert) for kernel in kernels)
             x_RD = lax.dynamic_slice_in_dim(x_SD, start, blocks.rows)
-            gate_RF, up_RF = multiply(x_RD, gate, up)
-            (y_RD,) = multiply(self._apply_gate(gate_RF, up_RF, expert), down)
+            (y_RD,) = multiply(self._activate(multiply(x_RD, *into_hidden), expert), down)
             return lax.dynamic_update_slice_in_dim(out_SD, y_RD, start, axis=0)
 
         y_SD = lax.fori_loop(0, blocks.num_blocks, run_block, jnp.zeros_like(x_SD))
         return y_SD[blocks.row_A].reshape(*index_TK.shape, -1)
 
-    def _apply_gate(self, gate_SF: Array, up_SF: Array, expert: Array) -> Array:
-        """Return the hidden numbers of rows; expert: that of each row [S], or of all of them []."""
-        if self.gate_bias is not None and self.up_bias is not None:
-            gate_SF, up_SF = gate_SF + self.gate_bias[...][expert], up_SF + self.up_bias[...][expert]
-        return apply_gate(gate_SF, up_SF, self.activation)
+    def _activate(self, products: tuple[Array, ...], expert: Array) -> Array:
+        """Return the hidden numbers of rows from the products of gate and up, or of up alone.
+
+        expert: that of each row [S], or of all of them [].
+        """
+        biases = [bias[...][expert] for bias in (self.gate_bias, self.up_bias) if bias is not None]
+        if biases:
+            products = tuple(x_SF + bias for x_SF, bias in zip(products, biases, strict=True))
+        if self.gate is not None:
+            gate_SF, up_SF = products
+            return apply_gate(gate_SF, up_SF, self.activation)
+        assert not isinstance(self.activation, ClampedSwiGLU)
+        return ACTIVATIONS[self.activation](products[0])
 
 
 def native_products(x_SI: Array, count_E: Array, *kernels: Array | quant.PackedWeight) -> tuple[Array, ...]:
@@ -281,6 +291,7 @@ class MoE(nnx.Module):
         hidden: int,
         router: RouterSpec,
         activation: Activation | ClampedSwiGLU,
+        is_gated: bool,
         bias: bool,
         shared: MLP | None,
         has_shared_gate: bool,
@@ -299,7 +310,9 @@ class MoE(nnx.Module):
         norms = {} if norm is None else {name: Norm(width, norm, dtype=dtype) for name in MOE_NORMS}
         self.expert_norm, self.expert_post_norm = norms.get("expert_norm"), norms.get("expert_post_norm")
         self.shared_norm, self.shared_post_norm = norms.get("shared_norm"), norms.get("shared_post_norm")
-        self.experts = Experts(num_experts, width, hidden, activation=activation, bias=bias, dtype=dtype, rngs=rngs)
+        self.experts = Experts(
+            num_experts, width, hidden, activation=activation, is_gated=is_gated, bias=bias, dtype=dtype, rngs=rngs
+        )
         self.shared = shared
         self.shared_gate = Linear(width, 1, bias=False, dtype=dtype, rngs=rngs) if has_shared_gate else None
 

@@ -138,8 +138,8 @@ def read_top_k(config: ConfigReader, num_experts: int, default: int) -> int:
     return top_k
 
 
-def with_mlps(spec: DecoderSpec, mlps: tuple[MLPSpec | MoESpec, ...]) -> DecoderSpec:
-    """Return the spec with these feed-forward blocks, one a layer."""
+def with_mlps(spec: DecoderSpec, mlps: tuple[MLPSpec | MoESpec | None, ...]) -> DecoderSpec:
+    """Return the spec with these feed-forward blocks, one a layer; None: none."""
     return replace(spec, layers=tuple(replace(layer, mlp=mlp) for layer, mlp in zip(spec.layers, mlps, strict=True)))
 
 

@@ -74,7 +74,7 @@ def decoder_cost(spec: DecoderSpec) -> Cost:
     )
     mixtures = Counter(layer.mlp for layer in spec.layers if isinstance(layer.mlp, MoESpec))
     experts = tuple(
-        ExpertsCost(count, moe.num_experts, moe.router.top_k, weights=3 * spec.width * moe.hidden)
+        ExpertsCost(count, moe.num_experts, moe.router.top_k, weights=(2 + moe.is_gated) * spec.width * moe.hidden)
         for moe, count in mixtures.items()
     )
     unpacked = sum(_own_matrices(layer) for layer in spec.layers)

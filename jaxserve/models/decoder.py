@@ -67,7 +67,8 @@ class DecoderLayer(nnx.Module):
         make_attention = ATTENTION_LAYERS[type(layer.attention)]
         self.attention = make_attention(spec, layer.attention, dtype=dtype, rngs=rngs, ranks=ranks)
         self.mlp_norm, self.mlp_post_norm = norms.get("mlp_norm"), norms.get("mlp_post_norm")
-        self.mlp = _make_mlp(spec.width, layer.mlp, spec.norm, dtype=dtype, rngs=rngs, ranks=ranks)
+        make_mlp = partial(_make_mlp, spec.width, norm=spec.norm, dtype=dtype, rngs=rngs, ranks=ranks)
+        self.mlp = None if layer.mlp is None else make_mlp(layer.mlp)
         self.layer_input = LayerInputBlock(spec, dtype=dtype, rngs=rngs) if spec.layer_inputs else None
         self.output_scale = nnx.Param(jnp.ones((1,), dtype)) if layer.has_output_scale else None
 
@@ -93,11 +94,14 @@ class DecoderLayer(nnx.Module):
             x_TD = x_TD + self._scaled(mixed_TD) + self._scaled(self._feed_forward(normed_TD, inputs))
             return self._finish(x_TD, input_TP), pages
         x_TD = x_TD + self._scaled(_apply(self.attention_post_norm, mixed_TD))
+        if self.mlp is None:
+            return self._finish(x_TD, input_TP), pages
         with jax.named_scope("mlp"):
             mixed_TD = self._feed_forward(_apply(self.mlp_norm, x_TD), inputs)
         return self._finish(x_TD + self._scaled(_apply(self.mlp_post_norm, mixed_TD)), input_TP), pages
 
     def _feed_forward(self, x_TD: Array, inputs: AttentionInputs) -> Array:
+        assert self.mlp is not None
         return self.mlp(x_TD, inputs.is_real_T) if isinstance(self.mlp, MoE) else self.mlp(x_TD)
 
     def _finish(self, x_TD: Array, input_TP: Array | None) -> Array:
@@ -134,6 +138,7 @@ def _make_mlp(
         hidden=mlp.hidden,
         router=mlp.router,
         activation=mlp.activation,
+        is_gated=mlp.is_gated,
         bias=mlp.bias,
         shared=shared,
         has_shared_gate=mlp.has_shared_gate,

@@ -31,6 +31,10 @@ BY_HEAD = "[by head]"
 ONE_ROW = "[one row]"
 """End of the name of a vector that checkpoints hold as a matrix of one row."""
 
+NEXT_LAYER = "[next layer]"
+"""Start of a stem that lies in the checkpoint's next layer: where attention and feed-forward blocks are numbered in one
+row, each is a layer there, and both, or attention alone, are one of the decoder's."""
+
 LLAMA_LAYOUT: Layout = {
     "query": "self_attn.q_proj",
     "key": "self_attn.k_proj",
@@ -126,6 +130,20 @@ class TensorNames:
     input_norm: str = "model.per_layer_projection_norm"
     stacks: ExpertStacks = ExpertStacks()
 
+    @property
+    def numbers_blocks(self) -> bool:
+        """Whether a feed-forward block is a layer of its own in checkpoints."""
+        return any(stem.startswith(NEXT_LAYER) for stem in self.layouts[0].values())
+
+    def layer_layouts(self, number: int) -> tuple[Layout, ...]:
+        """Return the layouts with the whole stems of a layer whose attention has this number in checkpoints."""
+
+        def place(stem: str) -> str:
+            own = stem.removeprefix(NEXT_LAYER)
+            return self.layer.format(number + (own != stem)) + own
+
+        return tuple({module: place(stem) for module, stem in layout.items()} for layout in self.layouts)
+
 
 def named(usual: Layout, *others: Layout, stacks: ExpertStacks | None = None) -> TensorNames:
     """Return Llama's names with these differences: those of the usual layout, then those of further ones."""
@@ -168,11 +186,12 @@ class DecoderFamily:
             params["head", "bias"] = _whole(f"{names.head}.bias", table[:1], ("vocab",))
         if spec.layer_inputs is not None:
             params |= _layer_input_params(spec, spec.layer_inputs, names)
+        number = 0
         for index, layer in enumerate(spec.layers):
-            prefix = names.layer.format(index)
-            layouts = tuple({module: prefix + stem for module, stem in layout.items()} for layout in names.layouts)
+            layouts = names.layer_layouts(number)
             for path, param in _layer_params(spec, layer, layouts, names).items():
                 params["layers", index, *path] = param
+            number += 1 + (names.numbers_blocks and layer.mlp is not None)
         return params
 
     def ignored_tensors(self, spec: DecoderSpec) -> frozenset[str]:
@@ -210,7 +229,7 @@ def _layer_params(
     if isinstance(layer.mlp, MoESpec):
         params |= _moe_params(spec.width, layer.mlp, layouts, names.stacks)
         params |= _moe_norm_params(spec, layer.mlp, layouts)
-    else:
+    elif layer.mlp is not None:
         for name, leaf, param in _projection_params(tuple(mlp_projections(spec.width, layer.mlp)), layouts):
             params["mlp", name, leaf] = param
         if layer.mlp.activation == "xielu":
@@ -286,8 +305,9 @@ def _moe_params(
         params["mlp", "correction_bias"] = ParamSpec((moe.num_experts,), (None,), _distinct(sources), is_float32=True)
     params |= _expert_params(width, moe, layouts, stacks)
     if moe.shared is not None:
-        shared = tuple({name: layout[f"shared_mlp_{name}"] for name in ("gate", "up", "down")} for layout in layouts)
-        for name, leaf, param in _projection_params(tuple(mlp_projections(width, moe.shared)), shared):
+        projections = tuple(mlp_projections(width, moe.shared))
+        shared = tuple({each.name: layout[f"shared_mlp_{each.name}"] for each in projections} for layout in layouts)
+        for name, leaf, param in _projection_params(projections, shared):
             params["mlp", "shared", name, leaf] = param
     return params
 
@@ -297,7 +317,7 @@ def _expert_params(
 ) -> dict[ParamPath, ParamSpec]:
     """Return the stacked kernels and biases of experts."""
     params: dict[ParamPath, ParamSpec] = {}
-    experts = tuple(mlp_projections(width, MLPSpec(hidden=moe.hidden)))
+    experts = tuple(mlp_projections(width, MLPSpec(hidden=moe.hidden, is_gated=moe.is_gated)))
     for projection in experts:
         origins = tuple(_expert_origin(experts, projection, moe.num_experts, layout, stacks) for layout in layouts)
         params["mlp", "experts", projection.name] = ParamSpec(

@@ -106,7 +106,7 @@ def _share_keys(config: ConfigReader, spec: DecoderSpec, index: int, first: int,
     mlp = layer.mlp
     if isinstance(mlp, MLPSpec):
         mlp = replace(mlp, **wide)
-    elif mlp.shared is not None:
+    elif mlp is not None and mlp.shared is not None:
         mlp = replace(mlp, shared=replace(mlp.shared, **wide))
     return replace(layer, attention=SharedKeysSpec(attention=layer.attention, layer=owner), mlp=mlp)
 

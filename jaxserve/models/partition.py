@@ -67,6 +67,8 @@ def _split_sizes(layer: LayerSpec, ranks: Ranks) -> Iterator[tuple[int, str, boo
     """Yield the sizes that are split: each with its name, and whether it can be."""
     mlp, size = layer.mlp, ranks.size
     yield from layer.attention.split_sizes(size)
+    if mlp is None:
+        return
     if not isinstance(mlp, MoESpec):
         yield mlp.hidden, "hidden numbers", mlp.hidden % size == 0
     elif ranks.splits_experts:
@@ -85,6 +87,8 @@ def _packed_sizes(layer: LayerSpec, ranks: Ranks) -> Iterator[tuple[int, str, in
     """
     mlp, size = layer.mlp, ranks.size
     yield from layer.attention.packed_sizes(size)
+    if mlp is None:
+        return
     if not isinstance(mlp, MoESpec):
         yield mlp.hidden, "hidden numbers", mlp.hidden // size, BLOCK_SIZE
         return

@@ -40,23 +40,25 @@ class MLPSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MoESpec:
-    """A mixture of experts, each a gated block of its own.
+    """A mixture of experts, each a block of its own.
 
     hidden            width of each expert
+    is_gated          each expert has a gate, as MLPSpec has it
     bias              gate, up and down of each expert add a bias
     shared            a block that every token passes through beside its experts
     has_shared_gate   that block's output is multiplied by the sigmoid of a projection of its input
     has_own_norms     the experts and that block have a norm each before and behind them, instead of the layer's norm
                       before both; the router reads the layer's input (Gemma 4)
 
-    Raises ValueError for a gate, or norms, of a block that is not there, for a gate of a block with norms, and for a
-    router that needs more experts than there are.
+    Raises ValueError for a gate, or norms, of a block that is not there, for a gate of a block with norms, for a clamped
+    activation without a gate, and for a router that needs more experts than there are.
     """
 
     num_experts: int
     hidden: int
     router: RouterSpec
     activation: Activation | ClampedSwiGLU = "silu"
+    is_gated: bool = True
     bias: bool = False
     shared: MLPSpec | None = None
     has_shared_gate: bool = False
@@ -68,6 +70,8 @@ class MoESpec:
             raise ValueError("has_shared_gate is True without a shared block.")
         if self.has_own_norms and (self.shared is None or self.has_shared_gate):
             raise ValueError("has_own_norms is True; it needs a shared block without a gate.")
+        if isinstance(self.activation, ClampedSwiGLU) and not self.is_gated:
+            raise ValueError("is_gated is False with a clamped activation, which is one of a gate.")
         if self.shared is not None and self.shared.activation == "xielu":
             raise ValueError("shared.activation is 'xielu'; a shared block has no place for its weights.")
         num_best = 2 if router.group_score == "best_two" else 1
@@ -82,17 +86,18 @@ class MoESpec:
 class LayerSpec:
     """One layer: attention, then the feed-forward block.
 
+    mlp                   None: there is no feed-forward block (Nemotron-H)
     is_parallel           both read the layer's input, normed, and are added together
     has_two_norms         each of them reads it through a norm of its own
     residual_multiplier   factor of each block's output before it is added
     has_output_scale      the residual stream behind the layer is multiplied by one learned number (Gemma 4)
 
     Raises ValueError for is_parallel with norms in another place than pre, or with experts that have norms of their
-    own, and for has_two_norms without is_parallel.
+    own, or without a feed-forward block, and for has_two_norms without is_parallel.
     """
 
     attention: AttentionKind
-    mlp: MLPSpec | MoESpec
+    mlp: MLPSpec | MoESpec | None
     norm_place: NormPlace = "pre"
     is_parallel: bool = False
     has_two_norms: bool = False
@@ -102,6 +107,8 @@ class LayerSpec:
     def __post_init__(self) -> None:
         if self.is_parallel and self.norm_place != "pre":
             raise ValueError(f"is_parallel is True with norm_place {self.norm_place!r}; it needs 'pre'.")
+        if self.is_parallel and self.mlp is None:
+            raise ValueError("is_parallel is True without a feed-forward block.")
         if self.is_parallel and isinstance(self.mlp, MoESpec) and self.mlp.has_own_norms:
             raise ValueError("is_parallel is True with experts whose has_own_norms is True; they need blocks in turn.")
         if self.has_two_norms and not self.is_parallel:
@@ -188,7 +195,7 @@ def layer_norms(layer: LayerSpec) -> tuple[str, ...]:
     if layer.is_parallel:
         return ("attention_norm", "mlp_norm") if layer.has_two_norms else ("attention_norm",)
     before, after = layer.norm_place in ("pre", "sandwich"), layer.norm_place in ("post", "sandwich")
-    before_mlp = before and not (isinstance(layer.mlp, MoESpec) and layer.mlp.has_own_norms)
+    has_mlp, has_own_norms = layer.mlp is not None, isinstance(layer.mlp, MoESpec) and layer.mlp.has_own_norms
     names = (("attention_norm", before), ("attention_post_norm", after))
-    names += (("mlp_norm", before_mlp), ("mlp_post_norm", after))
+    names += (("mlp_norm", before and has_mlp and not has_own_norms), ("mlp_post_norm", after and has_mlp))
     return tuple(name for name, is_there in names if is_there)

@@ -48,6 +48,7 @@ NAMES = {
     "mistral": ("Mistral", "Mistral 7B, Nemo, Small 3"),
     "mixtral": ("Mistral", "Mixtral 8x7B, 8x22B"),
     "nemotron": ("Nemotron", "Nemotron 4, Minitron"),
+    "nemotron_h": ("Nemotron", "Nemotron-H; Nemotron Nano 2; Nemotron 3 Nano"),
     "olmo": ("OLMo", "OLMo 1"),
     "olmo2": ("OLMo", "OLMo 2"),
     "olmo3": ("OLMo", "OLMo 3"),

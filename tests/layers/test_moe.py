@@ -79,6 +79,7 @@ def mixture():
         hidden=24,
         router=RouterSpec(top_k=2),
         activation="silu",
+        is_gated=True,
         bias=False,
         shared=None,
         has_shared_gate=False,
@@ -106,14 +107,17 @@ def run_sorted(request):
 
 
 @pytest.mark.parametrize("num_real", [7, 0])
-@pytest.mark.parametrize("activation", ["gelu", ClampedSwiGLU(alpha=1.7, limit=2.0)])
-def test_experts_of_sorted_tokens_give_what_the_loop_gives(run_sorted, num_real, activation):
+@pytest.mark.parametrize(
+    ("activation", "is_gated"), [("gelu", True), ("gelu", False), (ClampedSwiGLU(alpha=1.7, limit=2.0), True)]
+)
+def test_experts_of_sorted_tokens_give_what_the_loop_gives(run_sorted, num_real, activation, is_gated):
     has_bias = activation != "gelu"
-    experts = Experts(5, 16, 24, activation=activation, bias=has_bias, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    how = {"activation": activation, "is_gated": is_gated, "bias": has_bias}
+    experts = Experts(5, 16, 24, **how, dtype=jnp.float32, rngs=nnx.Rngs(0))
     if has_bias:
         experts.gate_bias, experts.up_bias = nnx.Param(draw(5, 24)), nnx.Param(2 - draw(5, 24))
     index_TK = jnp.asarray(np.random.default_rng(0).permuted(np.tile(np.arange(5), (9, 1)), axis=1)[:, :2])
-    kernels = (draw(5, 16, 24), draw(5, 16, 24), draw(5, 24, 16))
+    kernels = (draw(5, 16, 24), draw(5, 16, 24), draw(5, 24, 16))[0 if is_gated else 1 :]
     arguments = draw(9, 16), index_TK, jnp.arange(9)[:, None] < num_real, kernels
     y_TKD = run_sorted(experts, *arguments)
     np.testing.assert_allclose(y_TKD[:num_real], experts._loop(*arguments)[:num_real], rtol=1e-4, atol=1e-3)

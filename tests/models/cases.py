@@ -239,6 +239,12 @@ CASES: dict[str, dict[str, Any]] = {
     "bamba: mamba-2, half of each head rotates": tiny_config("bamba"),
     "bamba with biases, attention first, tied": tiny_config("bamba")
     | {"attn_layer_indices": [0], "attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True},
+    "nemotron-h: blocks in a row, experts without gates": tiny_config("nemotron_h"),
+    "nemotron-h by letters, biases, groups of experts": {
+        key: value for key, value in tiny_config("nemotron_h").items() if key != "layers_block_type"
+    }
+    | {"hybrid_override_pattern": "*-MME", "n_group": 4, "topk_group": 2, "mlp_bias": True}
+    | {"use_bias": True, "use_conv_bias": False, "norm_topk_prob": False},
     "phi: the head has a bias": tiny_config("phi"),
     "phi with normed heads": tiny_config("phi") | {"qk_layernorm": True},
     "nemotron: norms of 1 + scale around the mean": tiny_config("nemotron"),

@@ -116,6 +116,7 @@ def run_layer(
     def feed_forward(x: np.ndarray) -> np.ndarray:
         if isinstance(layer.mlp, MoESpec):
             return mixture(spec.norm, layer.mlp, weights.part("mlp"), x)
+        assert layer.mlp is not None
         return mlp(layer.mlp, weights.part("mlp"), x)
 
     output_scale = weights["output_scale"] if layer.has_output_scale else 1.0
@@ -125,7 +126,7 @@ def run_layer(
         x_SD = x_SD + layer.residual_multiplier * (attend(normed) + feed_forward(other))
         return output_scale * add_input(spec, layer, weights, x_SD, input_SP)
     has_own_norms = isinstance(layer.mlp, MoESpec) and layer.mlp.has_own_norms
-    for name, block in (("attention", attend), ("mlp", feed_forward)):
+    for name, block in (("attention", attend), ("mlp", feed_forward))[: 1 if layer.mlp is None else 2]:
         y_SD = x_SD
         if layer.norm_place in ("pre", "sandwich") and not (name == "mlp" and has_own_norms):
             y_SD = norm(spec.norm, weights.part(f"{name}_norm"), y_SD)
@@ -357,6 +358,8 @@ def run_expert(spec: MoESpec, weights: Weights, expert: int, x: np.ndarray) -> n
     def linear(name: str, x: np.ndarray) -> np.ndarray:
         return x @ weights[name][expert] + (weights[f"{name}_bias"][expert] if spec.bias else 0.0)
 
+    if not spec.is_gated:
+        return linear("down", ACTIVATIONS[spec.activation](linear("up", x)))
     gate, up, activation = linear("gate", x), linear("up", x), spec.activation
     if isinstance(activation, ClampedSwiGLU):
         gate, up = np.minimum(gate, activation.limit), np.minimum(np.maximum(up, -activation.limit), activation.limit)

@@ -84,6 +84,7 @@ CHANGES: dict[type, list[dict[str, Any]]] = {
         {"has_scale": False},
     ],
     LayerSpec: [
+        {"mlp": None},
         {"norm_place": "post"},
         {"norm_place": "sandwich"},
         {"is_parallel": True},
@@ -132,6 +133,7 @@ CHANGES: dict[type, list[dict[str, Any]]] = {
     MoESpec: [
         {"activation": "gelu"},
         {"activation": ClampedSwiGLU(alpha=1.7, limit=0.3)},
+        {"is_gated": False},
         {"bias": True},
         {"shared": None},
         {"has_shared_gate": True},
@@ -256,26 +258,39 @@ ROUTERS: SearchStrategy[RouterSpec] = builds(
     groups=sampled_from([(1, 1, "best_two"), (2, 1, "best_two"), (4, 2, "best_two"), (4, 2, "best")]),
 )
 _MIXTURES = builds(
-    lambda shared, **values: MoESpec(
-        shared=shared[0], has_shared_gate=shared[1] == "gated", has_own_norms=shared[1] == "normed", **values
+    lambda shared, is_gated, **values: MoESpec(
+        shared=shared[0],
+        has_shared_gate=shared[1] == "gated",
+        has_own_norms=shared[1] == "normed",
+        is_gated=is_gated or isinstance(values["activation"], ClampedSwiGLU),
+        **values,
     ),
     num_experts=just(EXPERTS),
     hidden=just(HIDDEN // 2),
     router=ROUTERS,
     activation=_ACTIVATIONS | builds(ClampedSwiGLU, alpha=just(1.7), limit=sampled_from([0.3, 7.0])),
+    is_gated=booleans(),
     bias=booleans(),
     shared=just((None, "plain")) | st.tuples(_SHARED, sampled_from(["plain", "gated", "normed"])),
 )
+def _fitting(mlp: MLPSpec | MoESpec, *, is_parallel: bool, has_mlp: bool) -> MLPSpec | MoESpec | None:
+    """Return the feed-forward block as such a layer may have it."""
+    if not has_mlp and not is_parallel:
+        return None
+    return replace(mlp, has_own_norms=False) if isinstance(mlp, MoESpec) and is_parallel else mlp
+
+
 _LAYERS = builds(
-    lambda place, mlp, **values: LayerSpec(
+    lambda place, mlp, has_mlp, **values: LayerSpec(
         norm_place=place[0],
         is_parallel=place[1] > 0,
         has_two_norms=place[1] > 1,
-        mlp=replace(mlp, has_own_norms=False) if isinstance(mlp, MoESpec) and place[1] > 0 else mlp,
+        mlp=_fitting(mlp, is_parallel=place[1] > 0, has_mlp=has_mlp),
         **values,
     ),
     attention=_ATTENTIONS | _LATENTS,
     mlp=_MLPS | _MIXTURES,
+    has_mlp=sampled_from([True, True, False]),
     place=st.tuples(sampled_from(get_args(NormPlace)), just(0)) | sampled_from([("pre", 1), ("pre", 2)]),
     residual_multiplier=sampled_from([1.0, 0.5]),
     has_output_scale=booleans(),

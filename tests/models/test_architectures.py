@@ -332,6 +332,12 @@ def test_a_value_that_cannot_be_is_refused_by_name(changes, message):
         ("bamba", {"mamba_d_conv": 1}, "mamba_d_conv"),
         ("bamba", {"attn_layer_indices": [3]}, "attn_layer_indices"),
         ("bamba", {"attn_rotary_emb": 16}, "attn_rotary_emb"),
+        ("nemotron_h", {"layers_block_type": ["mlp", "linear_attention"]}, "layers_block_type"),
+        ("nemotron_h", {"layers_block_type": ["full_attention", "mlp", "moe"]}, "layers_block_type"),
+        ("nemotron_h", {"layers_block_type": None, "hybrid_override_pattern": "M-X"}, "layers_block_type"),
+        ("nemotron_h", {"moe_latent_size": 16}, "moe_latent_size"),
+        ("nemotron_h", {"n_groups": 3}, "mamba_num_heads"),
+        ("nemotron_h", {"conv_kernel": 1}, "conv_kernel"),
     ],
 )
 def test_a_setting_that_a_family_does_not_have_is_refused(name, changes, key):

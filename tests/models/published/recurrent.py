@@ -14,6 +14,14 @@ def _qwen3_next(num_params: int, *sizes: int, **other: Any) -> tuple[dict[str, A
     return make_config("qwen3_next", "Qwen3NextForCausalLM", num_params, *sizes, **rope, **experts, **delta, **other)
 
 
+def _nemotron_h(num_params: int, *sizes: int, **other: Any) -> tuple[dict[str, Any], int]:
+    nemotron = {"chunk_size": 128, "conv_kernel": 4, "expand": 2, "head_dim": 128, "layer_norm_epsilon": 1e-5}
+    nemotron |= {"mamba_head_dim": 64, "mamba_hidden_act": "silu", "mlp_hidden_act": "relu2", "n_groups": 8}
+    nemotron |= {"num_logits_to_keep": 1, "residual_in_fp32": False, "sliding_window": None, "ssm_state_size": 128}
+    nemotron |= {"time_step_limit": [0.0, float("inf")], "time_step_min": 0.001, "use_conv_bias": True}
+    return make_config("nemotron_h", "NemotronHForCausalLM", num_params, *sizes, **nemotron | other)
+
+
 RECURRENT: dict[str, tuple[dict[str, Any], int]] = {
     "granite-4.0-h-micro": granite4(
         *(3_191_396_096, 2048, 8192, 40, 32, 8),
@@ -50,6 +58,32 @@ RECURRENT: dict[str, tuple[dict[str, Any], int]] = {
         mamba_d_state=128,
         mamba_n_heads=128,
         rope_theta=10_000.0,
+    ),
+    "Nemotron-H-8B": _nemotron_h(
+        *(8_100_852_736, 4096, 21504, 52, 32, 8, 131_072, 8192),
+        hybrid_override_pattern="M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M-",
+        attention_head_dim=128,
+        mamba_num_heads=128,
+    ),
+    "Nemotron-Nano-9B-v2": _nemotron_h(
+        *(8_888_227_328, 4480, 15680, 56, 40, 8, 131_072, 131_072),
+        hybrid_override_pattern="M-M-M-MM-M-M-M*-M-M-M*-M-M-M-M*-M-M-M-M*-M-MM-M-M-M-M-M-",
+        mamba_head_dim=80,
+        mamba_num_heads=128,
+    ),
+    "Nemotron-3-Nano-30B-A3B": _nemotron_h(
+        *(31_577_937_344, 2688, 1856, 52, 32, 2, 131_072, 262_144),
+        hybrid_override_pattern="MEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEMEM*EMEMEMEME",
+        mamba_num_heads=64,
+        moe_intermediate_size=1856,
+        moe_shared_expert_intermediate_size=3712,
+        n_group=1,
+        n_routed_experts=128,
+        n_shared_experts=1,
+        norm_topk_prob=True,
+        num_experts_per_tok=6,
+        routed_scaling_factor=2.5,
+        topk_group=1,
     ),
     "LFM2-1.2B": make_config(
         *("lfm2", "Lfm2ForCausalLM", 1_170_340_608, 2048, 12288, 16, 32, 8, 65_536, 128_000),
