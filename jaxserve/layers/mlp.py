@@ -70,7 +70,8 @@ class XIELU(nnx.Module):
 class MLP(nnx.Module):
     """down(activation(gate(x)) * up(x)), or down(activation(up(x))) without a gate.
 
-    Gate and up stay apart: fusing them gains nothing and costs a copy at load.
+    Gate and up stay apart: fusing them gains nothing and costs a copy at load. gate(x) and the output are multiplied
+    by their multipliers.
     ranks: each has some of the hidden numbers.
     """
 
@@ -85,8 +86,11 @@ class MLP(nnx.Module):
         dtype: DTypeLike,
         rngs: nnx.Rngs,
         ranks: Ranks = ONE_RANK,
+        gate_multiplier: float = 1.0,
+        output_multiplier: float = 1.0,
     ) -> None:
         self.activation: MLPActivation = activation
+        self.gate_multiplier, self.output_multiplier = gate_multiplier, output_multiplier
         self.xielu = XIELU(dtype) if activation == "xielu" else None
         self.gate = Linear(width, hidden, bias=bias, dtype=dtype, rngs=rngs) if is_gated else None
         self.up = Linear(width, hidden, bias=bias, dtype=dtype, rngs=rngs)
@@ -95,12 +99,17 @@ class MLP(nnx.Module):
     def __call__(self, x_TD: Array) -> Array:
         """Return the block's output [T, D] for x_TD, in x's type."""
         if self.gate is None:
-            return self.down(self._activate(self.up(x_TD)))
+            return _multiply(self.down(self._activate(self.up(x_TD))), self.output_multiplier)
         gate_TF, up_TF = apply_linears(x_TD, self.gate, self.up)
-        return self.down(self._activate(gate_TF) * up_TF)
+        gate_TF = _multiply(gate_TF, self.gate_multiplier)
+        return _multiply(self.down(self._activate(gate_TF) * up_TF), self.output_multiplier)
 
     def _activate(self, x_TF: Array) -> Array:
         if self.xielu is not None:
             return self.xielu(x_TF)
         assert self.activation != "xielu"
         return ACTIVATIONS[self.activation](x_TF)
+
+
+def _multiply(x: Array, factor: float) -> Array:
+    return x if factor == 1.0 else x * factor

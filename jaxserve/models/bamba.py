@@ -41,4 +41,5 @@ def _read(config: ConfigReader) -> DecoderSpec:
     return with_attention(spec, read_mamba2(config), [i for i in range(num_layers) if i not in attended])
 
 
-ARCHITECTURE = DecoderFamily(_read, TensorNames(layouts=(LAYOUT,), final_norm="model.final_layernorm"))
+NAMES = TensorNames(layouts=(LAYOUT,), final_norm="model.final_layernorm")
+ARCHITECTURE = DecoderFamily(_read, NAMES)

@@ -80,12 +80,14 @@ class DecoderLayer(nnx.Module):
         pages: LayerPages,
         backend: AttentionBackend,
         input_TP: Array | None = None,
+        before_TD: Array | None = None,
     ) -> tuple[Array, LayerPages]:
         """Return the residual stream [T, D] behind this layer, and its pages as written.
 
-        input_TP   what the layer has as an input of its own
+        input_TP    what the layer has as an input of its own
+        before_TD   the residual stream before the previous layer, where attention reads that one
         """
-        normed_TD = _apply(self.attention_norm, x_TD)
+        normed_TD = _apply(self.attention_norm, x_TD if before_TD is None else before_TD)
         with jax.named_scope("attention"):
             mixed_TD, pages = self.attention(normed_TD, rotation, inputs, pages, backend)
         if self.spec.is_parallel:
@@ -129,6 +131,8 @@ def _make_mlp(
             dtype=dtype,
             rngs=rngs,
             ranks=ranks,
+            gate_multiplier=mlp.gate_multiplier,
+            output_multiplier=mlp.output_multiplier,
         )
     shared = None if mlp.shared is None else _make_mlp(width, mlp.shared, norm, dtype=dtype, rngs=rngs)
     assert not isinstance(shared, MoE)
@@ -163,13 +167,14 @@ def _run_layer(
     pages: LayerPages,
     backend: AttentionBackend,
     input_TP: Array | None,
+    before_TD: Array | None,
 ) -> tuple[Array, LayerPages]:
     """Run one layer as a function of its own: equal layers are traced and lowered once, then called by each.
 
     XLA inlines the calls, so the compiled program is the same; for 30 layers tracing and lowering took
     0.5 s instead of 2.0 a shape.
     """
-    return nnx.merge(graphdef, state)(x_TD, rotation, inputs, pages, backend, input_TP)
+    return nnx.merge(graphdef, state)(x_TD, rotation, inputs, pages, backend, input_TP, before_TD)
 
 
 class Decoder(nnx.Module):
@@ -216,14 +221,16 @@ class Decoder(nnx.Module):
             if key is not None
         }
         assert len(pages.places) == spec.num_layers, pages.places
+        before_TD = x_TD
         for index, (module, layer, layer_inputs, input_TP) in enumerate(
             zip(self.layers, spec.layers, inputs, given, strict=True)
         ):
             key = layer.attention.rotation
             turns = None if key is None else rotations[key]
             graphdef, state = nnx.split(module)
+            read_TD, before_TD = before_TD if layer.is_beside_previous else None, x_TD
             x_TD, layer_pages = _run_layer(
-                graphdef, state, x_TD, turns, layer_inputs, pages.get(index), backend, input_TP
+                graphdef, state, x_TD, turns, layer_inputs, pages.get(index), backend, input_TP, read_TD
             )
             pages = pages.set(index, layer_pages)
         return self.final_norm(x_TD), pages

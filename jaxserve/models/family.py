@@ -191,7 +191,8 @@ class DecoderFamily:
             layouts = names.layer_layouts(number)
             for path, param in _layer_params(spec, layer, layouts, names).items():
                 params["layers", index, *path] = param
-            number += 1 + (names.numbers_blocks and layer.mlp is not None)
+            is_shared = index + 1 < spec.num_layers and spec.layers[index + 1].is_beside_previous
+            number += 1 + (names.numbers_blocks and layer.mlp is not None) - is_shared
         return params
 
     def ignored_tensors(self, spec: DecoderSpec) -> frozenset[str]:

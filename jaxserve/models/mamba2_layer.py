@@ -50,9 +50,7 @@ class Mamba2Layer(nnx.Module):
     ) -> tuple[Array, States]:
         """Return the block's output [T, D] and the states of all slots with those of the rows behind this step."""
         spec, tokens = self.spec, len(x_TD)
-        gate_TX, value_TX, key_TY, query_TY, step_TN = apply_linears(
-            x_TD, self.mamba_gate, self.mamba_value, self.mamba_key, self.mamba_query, self.mamba_step
-        )
+        gate_TX, value_TX, key_TY, query_TY, step_TN = self._project(x_TD)
         value_BLX, key_BLY, state_BNKV = (read_states(each, inputs) for each in pages)
         value_TX, value_BLX = self._convolve("value", value_TX, value_BLX, inputs)
         mixed_TY, key_BLY = self._convolve("key", jnp.concatenate([key_TY, query_TY], axis=-1), key_BLY, inputs)
@@ -69,8 +67,16 @@ class Mamba2Layer(nnx.Module):
         out_TNV = out_TNV + value_TNV * self.mamba_skip[...].astype(jnp.float32)[:, None]
         new = zip(pages, (value_BLX, key_BLY, state_BNKV), strict=True)
         value_SLX, key_SLY, state_SNKV = (write_states(old, each, inputs) for old, each in new)
-        normed_TX = self._gate(out_TNV.reshape(tokens, -1), gate_TX)
-        return self.mamba_output(normed_TX.astype(x_TD.dtype)), (value_SLX, key_SLY, state_SNKV)
+        out_TX = self._gate(out_TNV.reshape(tokens, -1), gate_TX)
+        out_TD = _multiply(self.mamba_output(out_TX.astype(x_TD.dtype)), spec.multipliers.output)
+        return out_TD, (value_SLX, key_SLY, state_SNKV)
+
+    def _project(self, x_TD: Array) -> list[Array]:
+        """Return the gate, values, keys, queries and steps of the tokens."""
+        names = ("gate", "value", "key", "query", "step")
+        outputs = apply_linears(x_TD, *(getattr(self, f"mamba_{name}") for name in names))
+        factors = (getattr(self.spec.multipliers, name) for name in names)
+        return [_multiply(x_TX, factor) for x_TX, factor in zip(outputs, factors, strict=True)]
 
     def _convolve(self, name: str, x_TX: Array, state_BLX: Array, inputs: AttentionInputs) -> tuple[Array, Array]:
         """Return silu(convolution(x)) and the new last tokens."""
@@ -91,9 +97,15 @@ class Mamba2Layer(nnx.Module):
         return lax.dynamic_slice_in_dim(x_TGK, self._first_group(), num, axis=1)
 
     def _gate(self, out_TX: Array, gate_TX: Array) -> Array:
-        """Return norm(out * silu(gate)), float32 [T, N * V]."""
+        """Return norm(out * silu(gate)), or silu(gate) * norm(out), or out * silu(gate), float32 [T, N * V]."""
+        gate_TX = jax.nn.silu(gate_TX.astype(jnp.float32))
+        if self.spec.norm_place == "before_gate":
+            return self._norm(out_TX) * gate_TX
+        return out_TX * gate_TX if self.spec.norm_place == "none" else self._norm(out_TX * gate_TX)
+
+    def _norm(self, out_TX: Array) -> Array:
+        """Return the heads, normed over those of a group."""
         groups = max(1, self.spec.num_groups // self.ranks.size)
-        out_TX = out_TX * jax.nn.silu(gate_TX.astype(jnp.float32))
         out_TGX = out_TX.reshape(len(out_TX), groups, -1)
         mean_TG = self._group_mean(jnp.mean(out_TGX * out_TGX, axis=-1))
         normed_TGX = out_TGX * lax.rsqrt(mean_TG + self.eps)[..., None]
@@ -107,3 +119,7 @@ class Mamba2Layer(nnx.Module):
         is_own_G = jax.nn.one_hot(self._first_group(), self.spec.num_groups)
         sum_TG = self.ranks.sum(mean_TG * is_own_G)
         return (sum_TG * is_own_G).sum(-1, keepdims=True) / per_group
+
+
+def _multiply(x: Array, factor: float) -> Array:
+    return x if factor == 1.0 else x * factor

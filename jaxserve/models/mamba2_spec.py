@@ -1,7 +1,8 @@
-"""Mamba2Spec: Mamba-2 in place of attention (Granite 4, Bamba)."""
+"""Mamba2Spec: Mamba-2 in place of attention (Granite 4, Bamba), or beside it (Falcon-H1)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 from jaxserve.cache.layer_cache import LayerCache, RecurrentState, StateArray
 from jaxserve.layers.param_spec import RowBlocks
@@ -10,19 +11,30 @@ from jaxserve.layers.rope import RopeSpec
 from jaxserve.models.attention_spec import OwnArray, OwnNorm, PackedSize, PositionCost, Projection, SplitSize
 
 
+class Mamba2Multipliers(NamedTuple):
+    """Factors of the outputs of a block's projections, and of the block's (Falcon-H1)."""
+
+    gate: float = 1.0
+    value: float = 1.0
+    key: float = 1.0
+    query: float = 1.0
+    step: float = 1.0
+    output: float = 1.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mamba2Spec:
     """A matrix [state_dim, head_dim] for each head, which decays and is added to (layers/mamba2.py).
 
     Values, keys and queries pass a causal convolution and silu before. To the outputs values are added, each head's
-    with a weight of its own. They are multiplied by the silu of a projection and normed over the heads of a group
-    (rms, with the norms' eps).
+    with a weight of its own. They are multiplied by the silu of a projection.
 
     num_groups        groups of heads, which have the same keys and queries; num_heads / num_groups heads in turn
     state_dim         numbers of a key, and of a query
     kernel_size       tokens of the convolution, the newest included
     projection_bias   of all projections
     conv_bias         of the convolution
+    norm_place        outputs are normed over a group's heads (rms, with the norms' eps) behind that gate or before it
 
     Raises ValueError unless heads are a multiple of groups, and for a convolution of one token.
     """
@@ -34,6 +46,8 @@ class Mamba2Spec:
     kernel_size: int
     projection_bias: bool = False
     conv_bias: bool = True
+    norm_place: Literal["behind_gate", "before_gate", "none"] = "behind_gate"
+    multipliers: Mamba2Multipliers = Mamba2Multipliers()
 
     def __post_init__(self) -> None:
         if self.num_heads % self.num_groups:
@@ -101,7 +115,7 @@ class Mamba2Spec:
             OwnArray("mamba_log_a", (self.num_heads,), ("heads",)),
             OwnArray("mamba_bias", (self.num_heads,), ("heads",)),
             OwnArray("mamba_skip", (self.num_heads,), ("heads",)),
-            OwnArray("mamba_norm", (values,), ("heads",)),
+            *(() if self.norm_place == "none" else (OwnArray("mamba_norm", (values,), ("heads",)),)),
         )
 
     @property

@@ -23,18 +23,19 @@ NO_LIMIT = ([0.0, inf], [0.0, {"__float__": "Infinity"}], None)
 """Limits of steps that are none, as they are in files. Others transformers applies to prompts and not to tokens."""
 
 
-def read_mamba2(config: ConfigReader) -> Mamba2Spec:
-    """Return the Mamba-2 of all layers that have it.
+def read_mamba2(config: ConfigReader, width: int | None = None) -> Mamba2Spec:
+    """Return the Mamba-2 of all layers that have it. width: numbers of all heads; None: mamba_expand says it.
 
     Raises UnknownArchitecture, naming the key whose value is not understood.
     """
     config.require("hidden_act", "silu", "swish", None)
     config.require("time_step_limit", *NO_LIMIT)
     config.get("mamba_chunk_size", None)  # how many tokens are computed together there
-    width = config.get_positive_int("mamba_expand", 2) * config.get_positive_int("hidden_size")
+    expanded = config.get_positive_int("mamba_expand", 2) * config.get_positive_int("hidden_size")
+    width = expanded if width is None else width
     num_heads, groups = config.get_positive_int("mamba_n_heads", 128), config.get_positive_int("mamba_n_groups", 1)
     if width % num_heads or num_heads % groups:
-        expected = f"a divisor of mamba_expand * hidden_size, {width}, and a multiple of {groups} groups"
+        expected = f"a divisor of the width of all heads, {width}, and a multiple of {groups} groups"
         raise config.unsupported("mamba_n_heads", num_heads, expected)
     config.require("mamba_d_head", width // num_heads, "auto", None)
     kernel_size = config.get_positive_int("mamba_d_conv", 4)

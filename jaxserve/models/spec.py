@@ -30,12 +30,24 @@ for each."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MLPSpec:
-    """down(activation(gate(x)) * up(x)), or down(activation(up(x))) where there is no gate."""
+    """down(activation(gate(x)) * up(x)), or down(activation(up(x))) where there is no gate.
+
+    gate_multiplier     factor of gate(x)
+    output_multiplier   factor of the block's output (Falcon-H1)
+
+    Raises ValueError for a factor of a gate that is not there.
+    """
 
     hidden: int
     activation: MLPActivation = "silu"
     is_gated: bool = True
     bias: bool = False
+    gate_multiplier: float = 1.0
+    output_multiplier: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.gate_multiplier != 1.0 and not self.is_gated:
+            raise ValueError(f"gate_multiplier is {self.gate_multiplier} without a gate.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +62,8 @@ class MoESpec:
     has_own_norms     the experts and that block have a norm each before and behind them, instead of the layer's norm
                       before both; the router reads the layer's input (Gemma 4)
 
-    Raises ValueError for a gate, or norms, of a block that is not there, for a gate of a block with norms, for a clamped
-    activation without a gate, and for a router that needs more experts than there are.
+    Raises ValueError for a gate, or norms, of a block that is not there, for a gate of a block with norms, for a
+    clamped activation without a gate, and for a router that needs more experts than there are.
     """
 
     num_experts: int
@@ -91,6 +103,8 @@ class LayerSpec:
     has_two_norms         each of them reads it through a norm of its own
     residual_multiplier   factor of each block's output before it is added
     has_output_scale      the residual stream behind the layer is multiplied by one learned number (Gemma 4)
+    is_beside_previous    attention reads what that of the layer before reads, through the same norm (Falcon-H1); the
+                          layer before has no feed-forward block
 
     Raises ValueError for is_parallel with norms in another place than pre, or with experts that have norms of their
     own, or without a feed-forward block, and for has_two_norms without is_parallel.
@@ -103,6 +117,7 @@ class LayerSpec:
     has_two_norms: bool = False
     residual_multiplier: float = 1.0
     has_output_scale: bool = False
+    is_beside_previous: bool = False
 
     def __post_init__(self) -> None:
         if self.is_parallel and self.norm_place != "pre":
@@ -146,7 +161,8 @@ class DecoderSpec:
     logits_softcap         logits z become softcap * tanh(z / softcap)
     layer_inputs           layers have inputs of their own (Gemma 4 E2B and E4B)
 
-    Raises ValueError for a bias of a head that is not there, and for a layer that reads keys of one without such pages.
+    Raises ValueError for a bias of a head that is not there, for a layer that reads keys of one without such pages, and
+    for one beside a layer that has more than attention.
     """
 
     architecture_name: str
@@ -166,6 +182,8 @@ class DecoderSpec:
         if self.has_head_bias and self.tie_embeddings:
             raise ValueError("has_head_bias is True with tie_embeddings; a tied model has no head.")
         for index, layer in enumerate(self.layers):
+            if layer.is_beside_previous and (index == 0 or self.layers[index - 1].mlp is not None):
+                raise ValueError(f"layer {index} is beside the previous one, which is not there or has an mlp.")
             if isinstance(layer.attention, SharedKeysSpec):
                 owner, as_own = layer.attention.layer, layer.attention.attention.cache
                 if owner >= index or self.layers[owner].attention.cache != as_own:

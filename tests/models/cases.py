@@ -239,6 +239,11 @@ CASES: dict[str, dict[str, Any]] = {
     "bamba: mamba-2, half of each head rotates": tiny_config("bamba"),
     "bamba with biases, attention first, tied": tiny_config("bamba")
     | {"attn_layer_indices": [0], "attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True},
+    "falcon-h1: mamba-2 beside attention, multipliers": tiny_config("falcon_h1"),
+    "falcon-h1 with a norm before the gate, biases, tied": tiny_config("falcon_h1")
+    | {"mamba_rms_norm": True, "mamba_norm_before_gate": True, "tie_word_embeddings": True}
+    | {"attention_in_multiplier": 1.0, "ssm_in_multiplier": 1.0}
+    | dict.fromkeys(("attention_bias", "mlp_bias", "mamba_proj_bias", "projectors_bias"), True),
     "nemotron-h: blocks in a row, experts without gates": tiny_config("nemotron_h"),
     "nemotron-h by letters, biases, groups of experts": {
         key: value for key, value in tiny_config("nemotron_h").items() if key != "layers_block_type"

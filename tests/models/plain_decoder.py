@@ -61,8 +61,10 @@ def compute_logits(spec: DecoderSpec, params: Mapping[ParamPath, np.ndarray], to
     weights = Weights(params)
     x_SD = weights["embed", "table"][np.asarray(tokens)] * spec.embedding_multiplier
     input_SLP, attended = layer_inputs(spec, weights.part("layer_inputs"), tokens, x_SD), []
+    before_SD = x_SD
     for index, layer in enumerate(spec.layers):
-        x_SD = run_layer(spec, layer, weights.part("layers", index), x_SD, input_SLP[:, index], attended)
+        seen_SD, before_SD = before_SD if layer.is_beside_previous else x_SD, x_SD
+        x_SD = run_layer(spec, layer, weights.part("layers", index), x_SD, seen_SD, input_SLP[:, index], attended)
     x_SD = norm(spec.norm, weights.part("final_norm"), x_SD)
     table = weights["embed" if spec.tie_embeddings else "head", "table"]
     bias = weights["head", "bias"] if spec.has_head_bias else 0.0
@@ -84,11 +86,13 @@ def run_layer(
     layer: LayerSpec,
     weights: Weights,
     x_SD: np.ndarray,
+    seen_SD: np.ndarray,
     input_SP: np.ndarray,
     attended: list[tuple[Weights, np.ndarray]],
 ) -> np.ndarray:
     """Return the residual stream behind a layer.
 
+    seen_SD    what attention reads: this, or the residual stream before the layer before
     input_SP   what it has as an input of its own
     attended   of every layer so far the weights and the input of its attention, to which this layer's are added
     """
@@ -121,13 +125,13 @@ def run_layer(
 
     output_scale = weights["output_scale"] if layer.has_output_scale else 1.0
     if layer.is_parallel:
-        normed = norm(spec.norm, weights.part("attention_norm"), x_SD)
+        normed = norm(spec.norm, weights.part("attention_norm"), seen_SD)
         other = norm(spec.norm, weights.part("mlp_norm"), x_SD) if layer.has_two_norms else normed
         x_SD = x_SD + layer.residual_multiplier * (attend(normed) + feed_forward(other))
         return output_scale * add_input(spec, layer, weights, x_SD, input_SP)
     has_own_norms = isinstance(layer.mlp, MoESpec) and layer.mlp.has_own_norms
     for name, block in (("attention", attend), ("mlp", feed_forward))[: 1 if layer.mlp is None else 2]:
-        y_SD = x_SD
+        y_SD = seen_SD if name == "attention" else x_SD
         if layer.norm_place in ("pre", "sandwich") and not (name == "mlp" and has_own_norms):
             y_SD = norm(spec.norm, weights.part(f"{name}_norm"), y_SD)
         y_SD = block(y_SD)
@@ -279,7 +283,10 @@ def kimi_delta_rule(norms: NormSpec, spec: KimiDeltaSpec, weights: Weights, x_SD
 def mamba2(norms: NormSpec, spec: Mamba2Spec, weights: Weights, x_SD: np.ndarray) -> np.ndarray:
     """Return what one block of Mamba-2 makes of a whole prompt."""
     size, heads, per_group = len(x_SD), spec.num_heads, spec.num_heads // spec.num_groups
-    value, key, query, step = (weights.linear(f"mamba_{name}", x_SD) for name in ("value", "key", "query", "step"))
+    value, key, query, step, gate = (
+        weights.linear(f"mamba_{name}", x_SD) * getattr(spec.multipliers, name)
+        for name in ("value", "key", "query", "step", "gate")
+    )
     mixed = []
     for name, x in (("value", value), ("key", np.concatenate([key, query], axis=-1))):
         bias = weights.get(f"mamba_{name}_conv_bias", 0.0)
@@ -293,9 +300,13 @@ def mamba2(norms: NormSpec, spec: Mamba2Spec, weights: Weights, x_SD: np.ndarray
         state = state + np.einsum("nk,nv,n->nkv", key[position], value[position], step[position])
         out[position] = np.einsum("nk,nkv->nv", query[position], state)
     out = (out + value * weights["mamba_skip"][:, None]).reshape(size, -1)
-    out = (out * ACTIVATIONS["silu"](weights.linear("mamba_gate", x_SD))).reshape(size, spec.num_groups, -1)
-    out = out / np.sqrt((out * out).mean(-1, keepdims=True) + norms.eps)
-    return weights.linear("mamba_output", out.reshape(size, -1) * weights["mamba_norm"])
+    gate = ACTIVATIONS["silu"](gate)
+    out = out * gate if spec.norm_place != "before_gate" else out
+    if spec.norm_place != "none":
+        out = out.reshape(size, spec.num_groups, -1)
+        out = (out / np.sqrt((out * out).mean(-1, keepdims=True) + norms.eps)).reshape(size, -1) * weights["mamba_norm"]
+    out = out * gate if spec.norm_place == "before_gate" else out
+    return weights.linear("mamba_output", out) * spec.multipliers.output
 
 
 def convolve(kernel_DL: np.ndarray, x_SD: np.ndarray) -> np.ndarray:
@@ -309,8 +320,8 @@ def mlp(spec: MLPSpec, weights: Weights, x_SD: np.ndarray) -> np.ndarray:
     """Return what a dense feed-forward block makes of every token."""
     up = weights.linear("up", x_SD)
     activate = xielu(weights.part("xielu")) if spec.activation == "xielu" else ACTIVATIONS[spec.activation]
-    hidden = activate(weights.linear("gate", x_SD)) * up if spec.is_gated else activate(up)
-    return weights.linear("down", hidden)
+    hidden = activate(weights.linear("gate", x_SD) * spec.gate_multiplier) * up if spec.is_gated else activate(up)
+    return weights.linear("down", hidden) * spec.output_multiplier
 
 
 def xielu(weights: Weights) -> Callable[[np.ndarray], np.ndarray]:

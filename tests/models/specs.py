@@ -62,8 +62,10 @@ SIZES = {
     *((MoESpec, name) for name in ("num_experts", "hidden", "router")),
     *((LayerSpec, name) for name in ("attention", "mlp")),
     (MLPSpec, "hidden"),
+    (LayerSpec, "is_beside_previous"),
 }
-"""Fields that are sizes, names or other specs, which every spec has."""
+"""Fields that are sizes, names or other specs, which every spec has, and one that Falcon-H1 shows, since it concerns
+the layer before, too."""
 
 CHANGES: dict[type, list[dict[str, Any]]] = {
     DecoderSpec: [
@@ -129,6 +131,8 @@ CHANGES: dict[type, list[dict[str, Any]]] = {
         *({"activation": activation} for activation in get_args(Activation) if activation != "silu"),
         {"is_gated": False},
         {"bias": True},
+        {"gate_multiplier": 0.5},
+        {"output_multiplier": 0.5},
     ],
     MoESpec: [
         {"activation": "gelu"},
@@ -242,7 +246,17 @@ _LATENTS = builds(
     has_bias=booleans(),
 )
 _ACTIVATIONS = sampled_from(get_args(Activation))
-_SHARED = builds(MLPSpec, hidden=just(HIDDEN), activation=_ACTIVATIONS, is_gated=booleans(), bias=booleans())
+_SHARED = builds(
+    lambda is_gated, gate_multiplier, **values: MLPSpec(
+        is_gated=is_gated, gate_multiplier=gate_multiplier if is_gated else 1.0, **values
+    ),
+    hidden=just(HIDDEN),
+    activation=_ACTIVATIONS,
+    is_gated=booleans(),
+    bias=booleans(),
+    gate_multiplier=sampled_from([1.0, 0.5]),
+    output_multiplier=sampled_from([1.0, 0.5]),
+)
 _MLPS = _SHARED | builds(MLPSpec, hidden=just(HIDDEN), activation=just("xielu"), is_gated=booleans())
 ROUTERS: SearchStrategy[RouterSpec] = builds(
     lambda groups, **values: RouterSpec(num_groups=groups[0], top_groups=groups[1], group_score=groups[2], **values),
@@ -273,6 +287,8 @@ _MIXTURES = builds(
     bias=booleans(),
     shared=just((None, "plain")) | st.tuples(_SHARED, sampled_from(["plain", "gated", "normed"])),
 )
+
+
 def _fitting(mlp: MLPSpec | MoESpec, *, is_parallel: bool, has_mlp: bool) -> MLPSpec | MoESpec | None:
     """Return the feed-forward block as such a layer may have it."""
     if not has_mlp and not is_parallel:

@@ -42,6 +42,7 @@ CHUNKED = [
     "qwen3 next: the gated delta rule, a dense layer",
     "kimi linear: a decay for every number of a key, latents that do not rotate",
     "granite 4 without experts, transformers 4",
+    "falcon-h1: mamba-2 beside attention, multipliers",
     "nemotron-h: blocks in a row, experts without gates",
 ]
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
+from jaxserve.layers.mlp import ClampedSwiGLU
 from jaxserve.layers.moe import MOE_NORMS, RouterSpec
 from jaxserve.layers.norms import NormSpec
 from jaxserve.models import registry
@@ -35,6 +36,7 @@ from tests.models.specs import (
     random_params,
 )
 
+CLAMPED = ClampedSwiGLU(alpha=1.7, limit=0.3)
 TOKENS = np.random.default_rng(1).integers(0, PLAIN.vocab_size, 24).tolist()
 TOLERANCE = 1e-4
 SWITCHED = [(kind, values) for kind, changes in CHANGES.items() for values in changes]
@@ -134,6 +136,10 @@ def test_every_leaf_is_loaded_and_counted(spec):
         (DecoderSpec, {"has_head_bias": True, "tie_embeddings": True}, "has_head_bias is True with tie"),
         (LayerSpec, {"has_two_norms": True}, "has_two_norms is True without"),
         (LayerSpec, {"attention": SharedKeysSpec(attention=PLAIN_ATTENTION, layer=0)}, "layer 0 reads keys of layer 0"),
+        (LayerSpec, {"is_beside_previous": True}, "layer 0 is beside the previous one"),
+        (LayerSpec, {"mlp": None, "is_parallel": True}, "is_parallel is True without a feed-forward block"),
+        (MLPSpec, {"is_gated": False, "gate_multiplier": 0.5}, "gate_multiplier is 0.5 without a gate"),
+        (MoESpec, {"is_gated": False, "activation": CLAMPED}, "is_gated is False with a clamped activation"),
         (MLPSpec, {"activation": "xielu"}, "shared.activation is 'xielu'"),
         (NormSpec, {"has_bias": True}, "has_bias is True with kind 'rms'"),
         (AttentionSpec, {"norms_after_rope": True, "qk_norm": "full"}, "norms_after_rope is True with qk_norm 'full'"),
