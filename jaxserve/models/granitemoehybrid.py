@@ -41,5 +41,6 @@ def _read(config: ConfigReader) -> DecoderSpec:
     return with_attention(spec, read_mamba2(config), [i for i, kind in enumerate(types) if kind in MAMBA_TYPES])
 
 
-_NAMES = {**STACKS, **MAMBA2, **SHARED, **{f"shared_mlp_{name}": stem for name, stem in SHARED.items()}}
-ARCHITECTURE = DecoderFamily(_read, named(_NAMES, IN_MEMORY))
+_LAYOUT = {**STACKS, **MAMBA2, **SHARED, **{f"shared_mlp_{name}": stem for name, stem in SHARED.items()}}
+NAMES = named(_LAYOUT, IN_MEMORY)
+ARCHITECTURE = DecoderFamily(_read, NAMES)

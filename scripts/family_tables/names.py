@@ -30,6 +30,7 @@ NAMES = {
     "granite_swa": ("Granite", "Granite Swash 2B"),
     "granitemoe": ("Granite", "Granite 3 (experts)"),
     "granitemoehybrid": ("Granite", "Granite 4"),
+    "granitemoeshared": ("Granite", "Granite with shared experts (preview)"),
     "helium": ("Helium", "Helium 1 2B"),
     "hunyuan_v1_dense": ("Hunyuan", "Hunyuan 0.5B to 7B"),
     "hunyuan_v1_moe": ("Hunyuan", "Hunyuan A13B"),

@@ -244,6 +244,9 @@ CASES: dict[str, dict[str, Any]] = {
     | {"mamba_rms_norm": True, "mamba_norm_before_gate": True, "tie_word_embeddings": True}
     | {"attention_in_multiplier": 1.0, "ssm_in_multiplier": 1.0}
     | dict.fromkeys(("attention_bias", "mlp_bias", "mamba_proj_bias", "projectors_bias"), True),
+    "granite moe, experts beside a shared block": tiny_config("granitemoeshared"),
+    "granite moe without a shared block, biases, untied": tiny_config("granitemoeshared")
+    | {"shared_intermediate_size": 0, "attention_bias": True, "tie_word_embeddings": False},
     "nemotron-h: blocks in a row, experts without gates": tiny_config("nemotron_h"),
     "nemotron-h by letters, biases, groups of experts": {
         key: value for key, value in tiny_config("nemotron_h").items() if key != "layers_block_type"

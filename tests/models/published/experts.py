@@ -106,6 +106,11 @@ EXPERTS: dict[str, tuple[dict[str, Any], int]] = {
         top_k_experts=8,
         moe_intermediate_size=704,
     ),
+    "granitemoeshared, the sizes of transformers' class": make_config(
+        *("granitemoeshared", "GraniteMoeSharedForCausalLM", 37_441_769_472, 4096, 11008, 32, 32, 32, 32_000, 2048),
+        num_local_experts=8,
+        shared_intermediate_size=1024,
+    ),
     "Hunyuan-A13B": make_config(
         *("hunyuan_v1_moe", "HunYuanMoEV1ForCausalLM", 80_393_183_232, 4096, 3072, 32, 32, 8, 128167, 32768),
         head_dim=128,
