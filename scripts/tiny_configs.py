@@ -708,6 +708,23 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": True,
         "rope_parameters": PLAIN_ROPE,
     },
+    "mellum": {
+        "architectures": ["MellumForCausalLM"],
+        "model_type": "mellum",
+        "num_hidden_layers": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 24,
+        "num_experts": 6,
+        "num_experts_per_tok": 3,
+        "moe_intermediate_size": 32,
+        "mlp_layer_types": ["dense", "sparse"],
+        "sliding_window": 20,
+        "layer_types": ["full_attention", "sliding_attention"],
+        "rope_parameters": {
+            "full_attention": PLAIN_ROPE | {"rope_theta": 500000.0},
+            "sliding_attention": PLAIN_ROPE,
+        },
+    },
     "nemotron_h": {
         "architectures": ["NemotronHForCausalLM"],
         "model_type": "nemotron_h",

@@ -160,6 +160,17 @@ def with_ropes(spec: DecoderSpec, ropes: tuple[RopeSpec | None, ...]) -> Decoder
     )
 
 
+def with_typed_ropes(spec: DecoderSpec, ropes: Mapping[str, RopeSpec]) -> DecoderSpec:
+    """Return the spec with the rotation of sliding_attention in layers with a window, of full_attention in others."""
+    return with_ropes(spec, tuple(ropes["sliding_attention" if has else "full_attention"] for has in has_windows(spec)))
+
+
+def has_windows(spec: DecoderSpec) -> list[bool]:
+    """Return whether each layer's attention has a window."""
+    attentions = (layer.attention for layer in spec.layers)
+    return [isinstance(each, AttentionSpec) and each.window is not None for each in attentions]
+
+
 def list_ropes(spec: DecoderSpec) -> list[RopeSpec | None]:
     """Return the rotation of each layer's softmax attention; None where there is none."""
     attentions = (layer.attention for layer in spec.layers)
@@ -168,9 +179,7 @@ def list_ropes(spec: DecoderSpec) -> list[RopeSpec | None]:
 
 def without_ropes_in_full_layers(spec: DecoderSpec) -> DecoderSpec:
     """Return the spec with rotations in layers with a window alone."""
-    attentions = (layer.attention for layer in spec.layers)
-    has_windows = [isinstance(each, AttentionSpec) and each.window is not None for each in attentions]
-    ropes = zip(list_ropes(spec), has_windows, strict=True)
+    ropes = zip(list_ropes(spec), has_windows(spec), strict=True)
     return with_ropes(spec, tuple(rope if has_window else None for rope, has_window in ropes))
 
 

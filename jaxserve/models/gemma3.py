@@ -1,7 +1,7 @@
 """Gemma 3, text: Gemma 2 with normed query and key heads, a rotation for each kind of layer, and no soft caps."""
 
 from jaxserve.models.config_reader import ConfigReader
-from jaxserve.models.config_values import read_decoder_spec, read_softcap, read_typed_windows, with_ropes
+from jaxserve.models.config_values import read_decoder_spec, read_softcap, read_typed_windows, with_typed_ropes
 from jaxserve.models.family import SANDWICH, DecoderFamily, named
 from jaxserve.models.rope_config import ThetaKey, read_typed_ropes
 from jaxserve.models.spec import DecoderSpec
@@ -46,9 +46,7 @@ def _read(config: ConfigReader) -> DecoderSpec:
         default_max_positions=131_072,
         default_vocab_size=262_208,
     )
-    return with_ropes(
-        spec, tuple(ropes["full_attention" if window is None else "sliding_attention"] for window in windows)
-    )
+    return with_typed_ropes(spec, ropes)
 
 
 ARCHITECTURE = DecoderFamily(_read, named(SANDWICH))

@@ -247,6 +247,10 @@ CASES: dict[str, dict[str, Any]] = {
     "granite moe, experts beside a shared block": tiny_config("granitemoeshared"),
     "granite moe without a shared block, biases, untied": tiny_config("granitemoeshared")
     | {"shared_intermediate_size": 0, "attention_bias": True, "tie_word_embeddings": False},
+    "mellum: two rotations, a dense layer": tiny_config("mellum"),
+    "mellum with experts everywhere, yarn, biases, tied": tiny_config("mellum")
+    | {"mlp_layer_types": ["sparse"] * 2, "attention_bias": True, "norm_topk_prob": False, "tie_word_embeddings": True}
+    | {"rope_parameters": {"full_attention": YARN_ROPE, "sliding_attention": PLAIN_ROPE}},
     "nemotron-h: blocks in a row, experts without gates": tiny_config("nemotron_h"),
     "nemotron-h by letters, biases, groups of experts": {
         key: value for key, value in tiny_config("nemotron_h").items() if key != "layers_block_type"

@@ -111,6 +111,15 @@ EXPERTS: dict[str, tuple[dict[str, Any], int]] = {
         num_local_experts=8,
         shared_intermediate_size=1024,
     ),
+    "Mellum2-12B-A2.5B": make_config(
+        *("mellum", "MellumForCausalLM", 12_149_923_072, 2304, 7168, 28, 32, 4, 98_304, 131_072),
+        head_dim=128,
+        layer_types=(["sliding_attention"] * 3 + ["full_attention"]) * 7,
+        moe_intermediate_size=896,
+        num_experts=64,
+        num_experts_per_tok=8,
+        sliding_window=1024,
+    ),
     "Hunyuan-A13B": make_config(
         *("hunyuan_v1_moe", "HunYuanMoEV1ForCausalLM", 80_393_183_232, 4096, 3072, 32, 32, 8, 128167, 32768),
         head_dim=128,
