@@ -8,7 +8,7 @@ from jaxserve.models.spec import DecoderSpec
 
 
 def _read(config: ConfigReader) -> DecoderSpec:
-    windows = _read_windows(config)
+    windows = read_windows(config)
     spec = read_decoder_spec(
         config,
         architecture_name="Exaone4ForCausalLM",
@@ -21,17 +21,21 @@ def _read(config: ConfigReader) -> DecoderSpec:
         attention={"qk_norm": "head"},
         layer={"norm_place": "post"},
     )
-    return without_ropes_in_full_layers(spec) if _has_windows(config) else spec
+    return without_ropes_in_full_layers(spec) if has_windows(config) else spec
 
 
-def _has_windows(config: ConfigReader) -> bool:
+def has_windows(config: ConfigReader) -> bool:
+    """Return whether some layers have windows; null says that none has."""
     return not config.has("sliding_window") or config.get("sliding_window", None) is not None
 
 
-def _read_windows(config: ConfigReader) -> tuple[int | None, ...]:
-    """Return each layer's window. A pattern in letters (LLLG) stands beside layer_types, which say the same."""
+def read_windows(config: ConfigReader) -> tuple[int | None, ...]:
+    """Return each layer's window. A pattern in letters (LLLG) stands beside layer_types, which say the same.
+
+    Raises UnknownArchitecture for types or a pattern that are not understood.
+    """
     num_layers = config.get_positive_int("num_hidden_layers", maximum=MAX_LAYERS)
-    if not _has_windows(config):
+    if not has_windows(config):
         config.get("sliding_window_pattern", None)  # of no windows
         return read_typed_windows(config, None, default_types=["full_attention"] * num_layers)
     window, every = config.get_positive_int("sliding_window", 4096), config.get("sliding_window_pattern", 4)

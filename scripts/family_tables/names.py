@@ -13,6 +13,7 @@ NAMES = {
     "ernie4_5": ("ERNIE", "ERNIE 4.5 (dense)"),
     "ernie4_5_moe": ("ERNIE", "ERNIE 4.5 (experts)"),
     "exaone4": ("EXAONE", "EXAONE 4 1.2B, 32B"),
+    "exaone_moe": ("EXAONE", "K-EXAONE 236B-A23B"),
     "falcon_h1": ("Falcon", "Falcon-H1, H1R"),
     "flex_olmo": ("OLMo", "FlexOlmo"),
     "gemma": ("Gemma", "Gemma 1"),

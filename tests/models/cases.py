@@ -251,6 +251,12 @@ CASES: dict[str, dict[str, Any]] = {
     "mellum with experts everywhere, yarn, biases, tied": tiny_config("mellum")
     | {"mlp_layer_types": ["sparse"] * 2, "attention_bias": True, "norm_topk_prob": False, "tie_word_embeddings": True}
     | {"rope_parameters": {"full_attention": YARN_ROPE, "sliding_attention": PLAIN_ROPE}},
+    "exaone moe: rotation in windows, a shared expert": tiny_config("exaone_moe"),
+    "exaone moe by the pattern, groups, no dense layer, tied": {
+        key: value for key, value in tiny_config("exaone_moe").items() if key != "layer_types"
+    }
+    | {"sliding_window_pattern": 2, "n_group": 4, "topk_group": 2, "mlp_layer_types": ["sparse"] * 2}
+    | {"norm_topk_prob": False, "tie_word_embeddings": True},
     "nemotron-h: blocks in a row, experts without gates": tiny_config("nemotron_h"),
     "nemotron-h by letters, biases, groups of experts": {
         key: value for key, value in tiny_config("nemotron_h").items() if key != "layers_block_type"
