@@ -16,6 +16,7 @@ from jaxserve.layers import quant
 from jaxserve.layers.param_spec import ParamPath, ParamSpec
 from jaxserve.layers.scaled_weight import ScaledForm, ScaledKind, ScaledWeight, abstract_scaled
 from jaxserve.models import (
+    afmoe,
     apertus,
     arcee,
     bamba,
@@ -100,6 +101,7 @@ AbstractWeight: TypeAlias = jax.ShapeDtypeStruct | quant.PackedWeight | ScaledWe
 """Shape and type of a weight."""
 
 _FAMILIES: tuple[tuple[str, str, Architecture], ...] = (  # architectures, model_type
+    ("AfmoeForCausalLM", "afmoe", afmoe.ARCHITECTURE),
     ("ApertusForCausalLM", "apertus", apertus.ARCHITECTURE),
     ("ArceeForCausalLM", "arcee", arcee.ARCHITECTURE),
     ("BambaForCausalLM", "bamba", bamba.ARCHITECTURE),

@@ -1,6 +1,7 @@
 """What people call the models of each architecture: by model_type, what a series is called, and all of them."""
 
 NAMES = {
+    "afmoe": ("Arcee", "Trinity Nano 6B-A1B, Mini 26B-A3B"),
     "apertus": ("Apertus", "Apertus 8B, 70B"),
     "arcee": ("Arcee", "Arcee AFM 4.5B"),
     "bamba": ("Bamba", "Bamba 9B"),

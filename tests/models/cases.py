@@ -257,6 +257,11 @@ CASES: dict[str, dict[str, Any]] = {
     }
     | {"sliding_window_pattern": 2, "n_group": 4, "topk_group": 2, "mlp_layer_types": ["sparse"] * 2}
     | {"norm_topk_prob": False, "tie_word_embeddings": True},
+    "afmoe: gated heads, norms around the blocks, rotation in windows": tiny_config("afmoe"),
+    "afmoe by the pattern, experts in every layer, tied": {
+        key: value for key, value in tiny_config("afmoe").items() if key != "layer_types"
+    }
+    | {"global_attn_every_n_layers": 2, "num_dense_layers": 0, "mup_enabled": False, "tie_word_embeddings": True},
     "nemotron-h: blocks in a row, experts without gates": tiny_config("nemotron_h"),
     "nemotron-h by letters, biases, groups of experts": {
         key: value for key, value in tiny_config("nemotron_h").items() if key != "layers_block_type"

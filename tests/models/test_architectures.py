@@ -338,6 +338,8 @@ def test_a_value_that_cannot_be_is_refused_by_name(changes, message):
         ("nemotron_h", {"moe_latent_size": 16}, "moe_latent_size"),
         ("mellum", {"mlp_layer_types": ["dense"]}, "mlp_layer_types"),
         ("exaone_moe", {"is_moe_layer": [True, True]}, "is_moe_layer"),
+        ("afmoe", {"route_norm": False}, "route_norm"),
+        ("afmoe", {"attention_bias": True}, "attention_bias"),
         ("nemotron_h", {"n_groups": 3}, "mamba_num_heads"),
         ("falcon_h1", {"ssm_multipliers": [1.0, 1.0]}, "ssm_multipliers"),
         ("falcon_h1", {"mlp_multipliers": [1.0, "x"]}, "mlp_multipliers"),
