@@ -69,6 +69,7 @@ NAMES = {
     "qwen3_next": ("Qwen", "Qwen 3 Next"),
     "seed_oss": ("Seed-OSS", "Seed-OSS 36B"),
     "smollm3": ("SmolLM", "SmolLM 3"),
+    "solar_open": ("Solar", "Solar Open 100B"),
     "stablelm": ("StableLM", "StableLM 2, 3B"),
     "starcoder2": ("StarCoder", "StarCoder 2"),
     "vaultgemma": ("Gemma", "VaultGemma 1B"),

@@ -262,6 +262,10 @@ CASES: dict[str, dict[str, Any]] = {
         key: value for key, value in tiny_config("afmoe").items() if key != "layer_types"
     }
     | {"global_attn_every_n_layers": 2, "num_dense_layers": 0, "mup_enabled": False, "tie_word_embeddings": True},
+    "solar open: experts in every layer": tiny_config("solar_open"),
+    "solar open with biases, groups, yarn, tied": tiny_config("solar_open")
+    | {"attention_bias": True, "n_group": 4, "topk_group": 2, "norm_topk_prob": False}
+    | {"rope_parameters": YARN_ROPE, "tie_word_embeddings": True},
     "nemotron-h: blocks in a row, experts without gates": tiny_config("nemotron_h"),
     "nemotron-h by letters, biases, groups of experts": {
         key: value for key, value in tiny_config("nemotron_h").items() if key != "layers_block_type"
