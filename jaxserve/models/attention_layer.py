@@ -9,12 +9,12 @@ from jax.typing import DTypeLike
 
 from jaxserve.attention import AttentionBackend, LayerPages
 from jaxserve.attention.inputs import AttentionInputs
-from jaxserve.layers.linear import Linear, apply_linears
-from jaxserve.layers.norms import Norm
+from jaxserve.layers.linear import apply_linears
 from jaxserve.layers.rope import apply_rope
 from jaxserve.models.attention_spec import AttentionSpec, QueryTemperature
+from jaxserve.models.block_parts import make_arrays, make_linears, make_norms
 from jaxserve.models.spec import DecoderSpec
-from jaxserve.parallel.ranks import ONE_RANK, Ranks
+from jaxserve.parallel.ranks import Ranks
 
 Rotation: TypeAlias = tuple[Array, Array] | None
 """Cosine and sine of the tokens' angles, [T, rotary_dim] each; None: this layer does not rotate."""
@@ -27,27 +27,14 @@ class AttentionLayer(nnx.Module):
         self, spec: DecoderSpec, attention: AttentionSpec, *, dtype: DTypeLike, rngs: nnx.Rngs, ranks: Ranks
     ) -> None:
         self.spec = attention
-        projections = {
-            each.name: Linear(
-                each.width_in,
-                each.width_out,
-                bias=each.bias,
-                dtype=dtype,
-                rngs=rngs,
-                ranks=ranks if each.name == "output" else ONE_RANK,
-            )
-            for each in attention.projections(spec.width)
-        }
+        projections = make_linears(attention.projections(spec.width), "output", dtype=dtype, rngs=rngs, ranks=ranks)
         self.query, self.key, self.value = projections["query"], projections["key"], projections.get("value")
         self.output = projections["output"]
         self.output_gate = projections.get("output_gate")
-        norms = {
-            name: Norm(width, norm or spec.norm, dtype=dtype, ranks=ONE_RANK if axis is None else ranks)
-            for name, width, axis, norm in attention.norms()
-        }
+        norms = make_norms(attention.norms(), spec.norm, dtype=dtype, ranks=ranks)
         self.query_norm, self.key_norm = norms.get("query_norm"), norms.get("key_norm")
         self.value_norm = norms.get("value_norm")
-        self.sinks = nnx.Param(jnp.zeros((attention.num_heads,), dtype)) if attention.has_sinks else None
+        self.sinks = make_arrays(attention.arrays(), dtype).get("sinks")
 
     def __call__(
         self,

@@ -12,10 +12,11 @@ from jaxserve.attention.inputs import AttentionInputs
 from jaxserve.layers.delta_rule import delta_rule, delta_rule_step, log_decay, unit_length
 from jaxserve.layers.linear import Linear, apply_linears
 from jaxserve.models.attention_layer import Rotation
+from jaxserve.models.block_parts import make_arrays, make_linears
 from jaxserve.models.delta_spec import GatedDeltaSpec
 from jaxserve.models.recurrent_rows import convolve_rows, cut_rows, read_states, write_states
 from jaxserve.models.spec import DecoderSpec
-from jaxserve.parallel.ranks import ONE_RANK, Ranks
+from jaxserve.parallel.ranks import Ranks
 
 States = tuple[Array, Array]
 """The last tokens of the convolution [S, L - 1, D], and the heads' matrices float32 [S, N, K, V], of all slots."""
@@ -34,12 +35,9 @@ class GatedDeltaLayer(nnx.Module):
         self, spec: DecoderSpec, delta: GatedDeltaSpec, *, dtype: DTypeLike, rngs: nnx.Rngs, ranks: Ranks
     ) -> None:
         self.spec, self.eps, self.ranks = delta, spec.norm.eps, ranks
-        for each in delta.projections(spec.width):
-            own = ranks if each.name == "delta_output" else ONE_RANK
-            linear = Linear(each.width_in, each.width_out, bias=each.bias, dtype=dtype, rngs=rngs, ranks=own)
-            setattr(self, each.name, linear)
-        for array in delta.arrays():
-            setattr(self, array.name, nnx.Param(jnp.zeros(array.shape, dtype)))
+        linears = make_linears(delta.projections(spec.width), "delta_output", dtype=dtype, rngs=rngs, ranks=ranks)
+        for name, part in (*linears.items(), *make_arrays(delta.arrays(), dtype).items()):
+            setattr(self, name, part)
 
     def __call__(
         self, x_TD: Array, rotation: Rotation, inputs: AttentionInputs, pages: States, backend: Any

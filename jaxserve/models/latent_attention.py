@@ -19,13 +19,13 @@ from jax.typing import DTypeLike
 
 from jaxserve.attention import AttentionBackend, LayerPages
 from jaxserve.attention.inputs import AttentionInputs
-from jaxserve.layers.linear import Linear, apply_linears, matmul_precision
-from jaxserve.layers.norms import Norm
+from jaxserve.layers.linear import apply_linears, matmul_precision
 from jaxserve.layers.rope import apply_rope
 from jaxserve.models.attention_layer import Rotation
+from jaxserve.models.block_parts import make_linears, make_norms
 from jaxserve.models.latent_spec import LatentAttentionSpec
 from jaxserve.models.spec import DecoderSpec
-from jaxserve.parallel.ranks import ONE_RANK, Ranks
+from jaxserve.parallel.ranks import Ranks
 
 
 class LatentAttentionLayer(nnx.Module):
@@ -35,21 +35,11 @@ class LatentAttentionLayer(nnx.Module):
         self, spec: DecoderSpec, attention: LatentAttentionSpec, *, dtype: DTypeLike, rngs: nnx.Rngs, ranks: Ranks
     ) -> None:
         self.spec = attention
-        projections = {
-            each.name: Linear(
-                each.width_in,
-                each.width_out,
-                bias=each.bias,
-                dtype=dtype,
-                rngs=rngs,
-                ranks=ranks if each.name == "output" else ONE_RANK,
-            )
-            for each in attention.projections(spec.width)
-        }
+        projections = make_linears(attention.projections(spec.width), "output", dtype=dtype, rngs=rngs, ranks=ranks)
         self.query, self.query_down = projections.get("query"), projections.get("query_down")
         self.query_up = projections.get("query_up")
         self.latent, self.output = projections["latent"], projections["output"]
-        norms = {name: Norm(width, norm or spec.norm, dtype=dtype) for name, width, _, norm in attention.norms()}
+        norms = make_norms(attention.norms(), spec.norm, dtype=dtype, ranks=ranks)
         self.query_norm, self.latent_norm = norms.get("query_norm"), norms["latent_norm"]
         shapes = {array.name: array.shape for array in attention.arrays()}
         self.key_up = nnx.Param(0.02 * rngs.params.normal(shapes["key_up"], dtype))

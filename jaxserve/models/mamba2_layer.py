@@ -12,10 +12,11 @@ from jaxserve.attention.inputs import AttentionInputs
 from jaxserve.layers.linear import Linear, apply_linears
 from jaxserve.layers.mamba2 import mamba2, mamba2_step
 from jaxserve.models.attention_layer import Rotation
+from jaxserve.models.block_parts import make_arrays, make_linears
 from jaxserve.models.mamba2_spec import Mamba2Spec
 from jaxserve.models.recurrent_rows import convolve_rows, cut_rows, read_states, write_states
 from jaxserve.models.spec import DecoderSpec
-from jaxserve.parallel.ranks import ONE_RANK, Ranks
+from jaxserve.parallel.ranks import Ranks
 
 States = tuple[Array, Array, Array]
 """The last tokens of the convolutions of values [S, L - 1, N * V] and of keys and queries [S, L - 1, 2 * G * K], and
@@ -38,12 +39,9 @@ class Mamba2Layer(nnx.Module):
 
     def __init__(self, spec: DecoderSpec, mamba: Mamba2Spec, *, dtype: DTypeLike, rngs: nnx.Rngs, ranks: Ranks) -> None:
         self.spec, self.eps, self.ranks = mamba, spec.norm.eps, ranks
-        for each in mamba.projections(spec.width):
-            own = ranks if each.name == "mamba_output" else ONE_RANK
-            linear = Linear(each.width_in, each.width_out, bias=each.bias, dtype=dtype, rngs=rngs, ranks=own)
-            setattr(self, each.name, linear)
-        for array in mamba.arrays():
-            setattr(self, array.name, nnx.Param(jnp.zeros(array.shape, dtype)))
+        linears = make_linears(mamba.projections(spec.width), "mamba_output", dtype=dtype, rngs=rngs, ranks=ranks)
+        for name, part in (*linears.items(), *make_arrays(mamba.arrays(), dtype).items()):
+            setattr(self, name, part)
 
     def __call__(
         self, x_TD: Array, rotation: Rotation, inputs: AttentionInputs, pages: States, backend: Any

@@ -6,13 +6,12 @@ from jax.typing import DTypeLike
 
 from jaxserve.attention import AttentionBackend, LayerPages
 from jaxserve.attention.inputs import AttentionInputs
-from jaxserve.layers.linear import Linear
-from jaxserve.layers.norms import Norm
 from jaxserve.layers.rope import apply_rope
 from jaxserve.models.attention_layer import Rotation
+from jaxserve.models.block_parts import make_linears, make_norms
 from jaxserve.models.shared_keys_spec import SharedKeysSpec
 from jaxserve.models.spec import DecoderSpec
-from jaxserve.parallel.ranks import ONE_RANK, Ranks
+from jaxserve.parallel.ranks import Ranks
 
 
 class SharedKeysLayer(nnx.Module):
@@ -22,15 +21,9 @@ class SharedKeysLayer(nnx.Module):
         self, spec: DecoderSpec, shared: SharedKeysSpec, *, dtype: DTypeLike, rngs: nnx.Rngs, ranks: Ranks
     ) -> None:
         self.spec = shared.attention
-        projections = {each.name: each for each in shared.projections(spec.width)}
-
-        def make(name: str, own: Ranks) -> Linear:
-            each = projections[name]
-            return Linear(each.width_in, each.width_out, bias=each.bias, dtype=dtype, rngs=rngs, ranks=own)
-
-        self.query, self.output = make("query", ONE_RANK), make("output", ranks)
-        norms = {name: Norm(width, norm or spec.norm, dtype=dtype) for name, width, _, norm in shared.norms()}
-        self.query_norm = norms.get("query_norm")
+        projections = make_linears(shared.projections(spec.width), "output", dtype=dtype, rngs=rngs, ranks=ranks)
+        self.query, self.output = projections["query"], projections["output"]
+        self.query_norm = make_norms(shared.norms(), spec.norm, dtype=dtype, ranks=ranks).get("query_norm")
 
     def __call__(
         self,

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
@@ -10,10 +9,11 @@ from jax.typing import DTypeLike
 from jaxserve.attention.inputs import AttentionInputs
 from jaxserve.layers.linear import Linear, apply_linears
 from jaxserve.models.attention_layer import Rotation
+from jaxserve.models.block_parts import make_arrays, make_linears
 from jaxserve.models.recurrent_rows import convolve_rows, read_states, write_states
 from jaxserve.models.short_conv_spec import ShortConvSpec
 from jaxserve.models.spec import DecoderSpec
-from jaxserve.parallel.ranks import ONE_RANK, Ranks
+from jaxserve.parallel.ranks import Ranks
 
 
 class ShortConvLayer(nnx.Module):
@@ -27,12 +27,11 @@ class ShortConvLayer(nnx.Module):
     def __init__(
         self, spec: DecoderSpec, conv: ShortConvSpec, *, dtype: DTypeLike, rngs: nnx.Rngs, ranks: Ranks
     ) -> None:
-        for each in conv.projections(spec.width):
-            own = ranks if each.name == "conv_output" else ONE_RANK
-            linear = Linear(each.width_in, each.width_out, bias=each.bias, dtype=dtype, rngs=rngs, ranks=own)
-            setattr(self, each.name, linear)
-        self.conv_kernel = nnx.Param(jnp.zeros((conv.channels, 1, conv.kernel_size), dtype))
-        self.conv_bias = nnx.Param(jnp.zeros((conv.channels,), dtype)) if conv.bias else None
+        linears = make_linears(conv.projections(spec.width), "conv_output", dtype=dtype, rngs=rngs, ranks=ranks)
+        for name, linear in linears.items():
+            setattr(self, name, linear)
+        arrays = make_arrays(conv.arrays(), dtype)
+        self.conv_kernel, self.conv_bias = arrays["conv_kernel"], arrays.get("conv_bias")
 
     def __call__(
         self, x_TD: Array, rotation: Rotation, inputs: AttentionInputs, pages: tuple[Array], backend: Any
