@@ -48,12 +48,24 @@ class NormSpec:
 
 
 class Norm(nnx.Module):
-    """A norm over the last axis. ranks: each has some of its numbers, all equally many."""
+    """A norm over the last axis. ranks: each has some of its numbers, all equally many.
 
-    def __init__(self, width: int, spec: NormSpec, *, dtype: DTypeLike, ranks: Ranks = ONE_RANK) -> None:
+    num_heads   so many heads, the last axis but one, have numbers of their own; None: there is one row of them
+    """
+
+    def __init__(
+        self,
+        width: int,
+        spec: NormSpec,
+        *,
+        dtype: DTypeLike,
+        ranks: Ranks = ONE_RANK,
+        num_heads: int | None = None,
+    ) -> None:
         self.spec, self.ranks = spec, ranks
-        self.scale = nnx.Param(jnp.ones((width,), dtype)) if spec.has_scale else None
-        self.bias = nnx.Param(jnp.zeros((width,), dtype)) if spec.has_bias else None
+        shape = (width,) if num_heads is None else (num_heads, width)
+        self.scale = nnx.Param(jnp.ones(shape, dtype)) if spec.has_scale else None
+        self.bias = nnx.Param(jnp.zeros(shape, dtype)) if spec.has_bias else None
 
     def __call__(self, x: Array) -> Array:
         """Return the normed x [..., width], in its shape and type."""

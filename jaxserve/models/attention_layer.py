@@ -54,10 +54,10 @@ class AttentionLayer(nnx.Module):
         )
         if self.value_norm is not None:
             value_TKH = self.value_norm(value_TKH)
-        if spec.qk_norm == "head" and not spec.norms_after_rope:
+        if spec.norms_heads and not spec.norms_after_rope:
             query_TNH, key_TKH = self._norm(query_TNH, key_TKH)
         query_TNH, key_TKH = self._rotate(query_TNH, rotation), self._rotate(key_TKH, rotation)
-        if spec.qk_norm == "head" and spec.norms_after_rope:
+        if spec.norms_heads and spec.norms_after_rope:
             query_TNH, key_TKH = self._norm(query_TNH, key_TKH)
         if spec.temperature is not None:
             query_TNH = query_TNH * _temperature(spec.temperature, inputs.position_T, query_TNH.dtype)

@@ -34,13 +34,20 @@ class Projection:
 class OwnNorm(NamedTuple):
     """A norm inside of a block: its width and, where its numbers are split among ranks, their logical axis.
 
-    norm   its kind; None: the decoder's
+    norm        its kind; None: the decoder's
+    num_heads   so many heads have numbers of their own, and the axis is theirs; None: all have the same
     """
 
     name: str
     width: int
     axis: Axis | None
     norm: NormSpec | None = None
+    num_heads: int | None = None
+
+    @property
+    def is_divided(self) -> bool:
+        """Whether ranks have parts of what is normed together."""
+        return self.axis is not None and self.num_heads is None
 
 
 class OwnArray(NamedTuple):
@@ -105,7 +112,8 @@ class AttentionSpec:
     window         a token sees itself and the window - 1 tokens before it; None: all before it
     softcap        scores s become softcap * tanh(s / softcap)
     qkv_clip       queries, keys and values are limited to [-qkv_clip, qkv_clip] as soon as they are projected
-    qk_norm        a norm over each query and key head, or over all heads of a token together
+    qk_norm        a norm over each query and key head, whose numbers are those of all heads, or of each its own (each),
+                   or a norm over all heads of a token together (full)
     head_norm      the norm over each head; None: as every norm of the decoder
     norms_after_rope   these norms follow the rotation instead of preceding it
     has_sinks      one learned score a head takes part in the softmax and carries no value
@@ -126,7 +134,7 @@ class AttentionSpec:
     qkv_bias: bool = False
     output_bias: bool = False
     qkv_clip: float | None = None
-    qk_norm: Literal["none", "head", "full"] = "none"
+    qk_norm: Literal["none", "head", "each", "full"] = "none"
     head_norm: NormSpec | None = None
     norms_after_rope: bool = False
     temperature: QueryTemperature | None = None
@@ -136,10 +144,15 @@ class AttentionSpec:
     value_norm: NormSpec | None = None
 
     def __post_init__(self) -> None:
-        if self.norms_after_rope and self.qk_norm != "head":
-            raise ValueError(f"norms_after_rope is True with qk_norm {self.qk_norm!r}; it needs 'head'.")
-        if self.head_norm is not None and self.qk_norm != "head":
-            raise ValueError(f"head_norm is given with qk_norm {self.qk_norm!r}; it needs 'head'.")
+        if self.norms_after_rope and not self.norms_heads:
+            raise ValueError(f"norms_after_rope is True with qk_norm {self.qk_norm!r}; it needs 'head' or 'each'.")
+        if self.head_norm is not None and not self.norms_heads:
+            raise ValueError(f"head_norm is given with qk_norm {self.qk_norm!r}; it needs 'head' or 'each'.")
+
+    @property
+    def norms_heads(self) -> bool:
+        """Whether queries and keys are normed head by head."""
+        return self.qk_norm in ("head", "each")
 
     @property
     def query_width(self) -> int:
@@ -179,6 +192,10 @@ class AttentionSpec:
                 return value
             case "head":
                 query, key = (OwnNorm(f"{name}_norm", self.head_dim, None, self.head_norm) for name in ("query", "key"))
+                return query, key, *value
+            case "each":
+                query = OwnNorm("query_norm", self.head_dim, "heads", self.head_norm, self.num_heads)
+                key = OwnNorm("key_norm", self.head_dim, "kv_heads", self.head_norm, self.num_kv_heads)
                 return query, key, *value
             case "full":
                 return (

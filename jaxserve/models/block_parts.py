@@ -33,7 +33,13 @@ def make_linears(
 def make_norms(norms: Iterable[OwnNorm], usual: NormSpec, *, dtype: DTypeLike, ranks: Ranks) -> dict[str, Norm]:
     """Return norms inside of a block by name. usual: the kind of those that name none."""
     return {
-        each.name: Norm(each.width, each.norm or usual, dtype=dtype, ranks=ONE_RANK if each.axis is None else ranks)
+        each.name: Norm(
+            each.width,
+            each.norm or usual,
+            dtype=dtype,
+            ranks=ranks if each.is_divided else ONE_RANK,
+            num_heads=each.num_heads,
+        )
         for each in norms
     }
 

@@ -8,7 +8,7 @@ from jaxserve.cache.layer_cache import LayerCache
 from jaxserve.layers.moe import MOE_NORMS
 from jaxserve.layers.norms import NormSpec
 from jaxserve.layers.param_spec import Axis, Origin, ParamPath, ParamSpec, RowBlocks, Source
-from jaxserve.models.attention_spec import OwnArray, Projection
+from jaxserve.models.attention_spec import OwnArray, OwnNorm, Projection
 from jaxserve.models.config_reader import ConfigReader
 from jaxserve.models.cost import Cost, decoder_cost
 from jaxserve.models.shared_keys_spec import KEY_MODULES, SharedKeysSpec
@@ -237,9 +237,12 @@ def _layer_params(
             stems = tuple(layout["xielu"] for layout in layouts)
             params["mlp", "xielu", "alphas"] = _stacked(stems, ("alpha_p", "alpha_n"), (1,))
             params["mlp", "xielu", "constants"] = _stacked(stems, ("beta", "eps"), ())
-    for name, width, axis, norm in attention.norms():
-        stems = tuple(layout[name] for layout in layouts)
-        params |= _norm_params(norm or spec.norm, ("attention", name), stems, width, axis)
+    for each in attention.norms():
+        stems, path = tuple(layout[each.name] for layout in layouts), ("attention", each.name)
+        if each.num_heads is None:
+            params |= _norm_params(each.norm or spec.norm, path, stems, each.width, each.axis)
+        else:
+            params |= _head_norm_params(each, each.norm or spec.norm, path, stems)
     for array in attention.arrays():
         params["attention", array.name] = _array_param(array, tuple(layout[array.name] for layout in layouts))
     for name in layer_norms(layer):
@@ -409,6 +412,26 @@ def _norm_params(
     leaves = (("scale", "weight", norm.has_scale), ("bias", "bias", norm.has_bias))
     return {
         (*path, leaf): _alternatives(tuple(f"{stem}.{suffix}" for stem in stems), (width,), (axis,))
+        for leaf, suffix, is_there in leaves
+        if is_there
+    }
+
+
+def _head_norm_params(
+    own: OwnNorm, norm: NormSpec, path: ParamPath, stems: tuple[str, ...]
+) -> dict[ParamPath, ParamSpec]:
+    """Return the numbers of a norm of which each head has its own, in one tensor or in one for each head."""
+    assert own.num_heads is not None
+    shape, heads = (own.num_heads, own.width), range(own.num_heads)
+
+    def origin(stem: str, suffix: str) -> Origin:
+        if "{}" in stem:
+            return Origin(tuple(Source(f"{stem.format(head)}.{suffix}", shape[1:]) for head in heads), "stack")
+        return Origin((Source(f"{stem}.{suffix}", shape),))
+
+    leaves = (("scale", "weight", norm.has_scale), ("bias", "bias", norm.has_bias))
+    return {
+        (*path, leaf): ParamSpec(shape, (own.axis, None), tuple(origin(stem, suffix) for stem in dict.fromkeys(stems)))
         for leaf, suffix, is_there in leaves
         if is_there
     }

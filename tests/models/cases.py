@@ -110,6 +110,8 @@ CASES: dict[str, dict[str, Any]] = {
     "stablelm: a quarter of each head rotates": tiny_config("stablelm"),
     "stablelm: attention beside the feed-forward block, tied": tiny_config("stablelm")
     | {"use_qkv_bias": False, "use_parallel_residual": True, "tie_word_embeddings": True},
+    "stablelm 2 12b: every head is normed by numbers of its own": tiny_config("stablelm")
+    | {"qk_layernorm": True, "use_parallel_residual": True, "num_key_value_heads": 2},
     "starcoder2: biases, no gate, a window": tiny_config("starcoder2"),
     "starcoder2 without biases and window, untied": tiny_config("starcoder2")
     | {"use_bias": False, "sliding_window": None, "tie_word_embeddings": False},
@@ -173,6 +175,7 @@ CASES: dict[str, dict[str, Any]] = {
     | {"attention_bias": False, "tie_word_embeddings": True, "rope_parameters": WHOLE_HEADS},
     "cohere: blocks side by side": tiny_config("cohere"),
     "cohere with biases, untied": tiny_config("cohere") | {"attention_bias": True, "tie_word_embeddings": False},
+    "command r+: every head is normed by numbers of its own": tiny_config("cohere") | {"use_qk_norm": True},
     "cohere2: rotation in windows": tiny_config("cohere2"),
     "cohere2 by the pattern, with biases": {
         key: value for key, value in tiny_config("cohere2").items() if key != "layer_types"

@@ -179,11 +179,11 @@ def attention(
 
     if spec.value_norm is not None:
         value = norm(spec.value_norm, key_weights.part("value_norm"), value)
-    if spec.qk_norm == "head" and not spec.norms_after_rope:
+    if spec.norms_heads and not spec.norms_after_rope:
         query, key = normed()
     if spec.rope is not None:
         query, key = rotate(spec.rope, query), rotate(spec.rope, key)
-    if spec.qk_norm == "head" and spec.norms_after_rope:
+    if spec.norms_heads and spec.norms_after_rope:
         query, key = normed()
     if spec.temperature is not None:
         steps = [(position + spec.temperature.offset) // spec.temperature.interval for position in range(size)]

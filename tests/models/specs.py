@@ -104,6 +104,7 @@ CHANGES: dict[type, list[dict[str, Any]]] = {
         {"qkv_clip": 0.5},
         {"qk_norm": "none"},
         {"qk_norm": "full"},
+        {"qk_norm": "each"},
         {"norms_after_rope": True},
         {"head_norm": NormSpec(0.3, has_scale=False)},
         {"temperature": QueryTemperature(scale=0.5, interval=4.0, offset=1)},
@@ -223,6 +224,8 @@ _ATTENTIONS = builds(
             ("head", False, None),
             ("head", True, None),
             ("head", True, NormSpec(0.1, has_scale=False)),
+            ("each", False, None),
+            ("each", True, NormSpec(0.1, "layer")),
         ]
     ),
     qkv_clip=none() | just(0.5),

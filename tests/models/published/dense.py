@@ -134,6 +134,9 @@ DENSE: dict[str, tuple[dict[str, Any], int]] = {
         tie_word_embeddings=True,
     ),
     "stablelm-3b-4e1t": _stablelm(2_795_443_200, 2560, 6912, 32, 32, 32, 50304, 4096, tie_word_embeddings=False),
+    "stablelm-2-12b": _stablelm(
+        *(12_143_185_920, 5120, 13824, 40, 32, 8, 100352, 4096), qk_layernorm=True, use_parallel_residual=True
+    ),
     "stablelm-2-1_6b": _stablelm(1_644_515_328, 2048, 5632, 24, 32, 32, 100352, 4096, use_qkv_bias=True),
     "starcoder2-3b": _starcoder2(3_030_371_328, 3072, 12288, 30, 24, 2, 49152, 16384, rope_theta=999_999.44),
     "starcoder2-7b": _starcoder2(7_173_923_840, 4608, 18432, 32, 36, 4, 49152, 16384, rope_theta=1e6),
@@ -170,6 +173,12 @@ DENSE: dict[str, tuple[dict[str, Any], int]] = {
         *("cohere", "CohereForCausalLM", 34_980_831_232, 8192, 22528, 40, 64, 64, 256000, 131072),
         logit_scale=0.0625,
         rope_theta=8e6,
+    ),
+    "c4ai-command-r-plus": make_config(
+        *("cohere", "CohereForCausalLM", 103_810_674_688, 12288, 33792, 64, 96, 8, 256000, 8192),
+        logit_scale=0.8333333333333334,
+        rope_theta=75_000_000.0,
+        use_qk_norm=True,
     ),
     "c4ai-command-r7b-12-2024": make_config(
         *("cohere2", "Cohere2ForCausalLM", 8_028_033_024, 4096, 14336, 32, 32, 8, 256000, 8192),
