@@ -773,6 +773,15 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "routed_scaling_factor": 1.5,
         "rope_parameters": PLAIN_ROPE,
     },
+    "nanochat": {
+        "architectures": ["NanoChatForCausalLM"],
+        "model_type": "nanochat",
+        "hidden_act": "relu2",
+        "num_key_value_heads": 2,
+        "rms_norm_eps": 1e-6,
+        "final_logit_softcapping": 4.0,
+        "rope_parameters": PLAIN_ROPE,
+    },
     "nemotron_h": {
         "architectures": ["NemotronHForCausalLM"],
         "model_type": "nemotron_h",

@@ -186,6 +186,7 @@ class Decoder(nnx.Module):
     def __init__(self, spec: DecoderSpec, *, dtype: DTypeLike, rngs: nnx.Rngs, ranks: Ranks = ONE_RANK) -> None:
         self.spec, self.ranks = spec, ranks
         self.embed = Embedding(spec.vocab_size, spec.width, dtype=dtype, rngs=rngs, ranks=ranks)
+        self.embedding_norm = Norm(spec.width, spec.embedding_norm, dtype=dtype) if spec.embedding_norm else None
         self.layer_inputs = LayerInputs(spec, dtype=dtype, rngs=rngs, ranks=ranks) if spec.layer_inputs else None
         self.layers = nnx.List(
             [DecoderLayer(spec, layer, dtype=dtype, rngs=rngs, ranks=ranks) for layer in spec.layers]
@@ -213,6 +214,7 @@ class Decoder(nnx.Module):
             x_TD = self.embed(token_T)
         if spec.embedding_multiplier != 1.0:
             x_TD = x_TD * jnp.asarray(spec.embedding_multiplier, x_TD.dtype)
+        x_TD = _apply(self.embedding_norm, x_TD)
         with jax.named_scope("layer_inputs"):
             given = (None,) * spec.num_layers if self.layer_inputs is None else self.layer_inputs(token_T, x_TD)
         rotations = {

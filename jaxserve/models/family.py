@@ -123,6 +123,7 @@ class TensorNames:
     layouts: tuple[Layout, ...] = (LLAMA_LAYOUT, {**LLAMA_LAYOUT, **FUSED})
     layer: str = "model.layers.{}."
     embedding: str = "model.embed_tokens"
+    embedding_norm: str = "model.embed_norm"
     final_norm: str = "model.norm"
     head: str = "lm_head"
     input_table: str = "model.embed_tokens_per_layer"
@@ -184,6 +185,8 @@ class DecoderFamily:
             params["head", "table"] = _whole(f"{names.head}.weight", table, ("vocab", "width"), is_packable=True)
         if spec.has_head_bias:
             params["head", "bias"] = _whole(f"{names.head}.bias", table[:1], ("vocab",))
+        if spec.embedding_norm is not None:
+            params |= _norm_params(spec.embedding_norm, ("embedding_norm",), (names.embedding_norm,), spec.width)
         if spec.layer_inputs is not None:
             params |= _layer_input_params(spec, spec.layer_inputs, names)
         number = 0

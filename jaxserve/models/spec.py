@@ -157,6 +157,7 @@ class DecoderSpec:
     tie_embeddings         the logits read the embedding table; there is no other head
     has_head_bias          the head has a bias
     embedding_multiplier   factor of the embedded tokens
+    embedding_norm         a norm of these before the first layer; None: there is none (nanochat has one)
     logits_multiplier      factor of the logits
     logits_softcap         logits z become softcap * tanh(z / softcap)
     layer_inputs           layers have inputs of their own (Gemma 4 E2B and E4B)
@@ -174,6 +175,7 @@ class DecoderSpec:
     tie_embeddings: bool = False
     has_head_bias: bool = False
     embedding_multiplier: float = 1.0
+    embedding_norm: NormSpec | None = None
     logits_multiplier: float = 1.0
     logits_softcap: float | None = None
     layer_inputs: LayerInputSpec | None = None

@@ -52,6 +52,7 @@ NAMES = {
     "ministral3": ("Mistral", "Ministral 3"),
     "mistral": ("Mistral", "Mistral 7B, Nemo, Small 3"),
     "mixtral": ("Mistral", "Mixtral 8x7B, 8x22B"),
+    "nanochat": ("nanochat", "nanochat d20 to d34"),
     "nemotron": ("Nemotron", "Nemotron 4, Minitron"),
     "nemotron_h": ("Nemotron", "Nemotron-H; Nemotron Nano 2; Nemotron 3 Nano"),
     "olmo": ("OLMo", "OLMo 1"),

@@ -269,6 +269,10 @@ CASES: dict[str, dict[str, Any]] = {
     "solar open with biases, groups, yarn, tied": tiny_config("solar_open")
     | {"attention_bias": True, "n_group": 4, "topk_group": 2, "norm_topk_prob": False}
     | {"rope_parameters": YARN_ROPE, "tie_word_embeddings": True},
+    "nanochat: norms without numbers, a normed embedding, pairs that turn back": tiny_config("nanochat"),
+    "nanochat with biases, linear positions, no soft cap, tied": tiny_config("nanochat")
+    | {"attention_bias": True, "final_logit_softcapping": None, "tie_word_embeddings": True}
+    | {"rope_parameters": PLAIN_ROPE | {"rope_type": "linear", "factor": 2.0}},
     "nemotron-h: blocks in a row, experts without gates": tiny_config("nemotron_h"),
     "nemotron-h by letters, biases, groups of experts": {
         key: value for key, value in tiny_config("nemotron_h").items() if key != "layers_block_type"

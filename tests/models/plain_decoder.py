@@ -60,6 +60,8 @@ def compute_logits(spec: DecoderSpec, params: Mapping[ParamPath, np.ndarray], to
     """Return the logits after every token, float64 [S, V]."""
     weights = Weights(params)
     x_SD = weights["embed", "table"][np.asarray(tokens)] * spec.embedding_multiplier
+    if spec.embedding_norm is not None:
+        x_SD = norm(spec.embedding_norm, weights.part("embedding_norm"), x_SD)
     input_SLP, attended = layer_inputs(spec, weights.part("layer_inputs"), tokens, x_SD), []
     before_SD = x_SD
     for index, layer in enumerate(spec.layers):

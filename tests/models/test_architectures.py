@@ -30,6 +30,7 @@ SIZES = {
 
 GEMMA4_ROPES = tiny_config("gemma4")["rope_parameters"]
 UNIFIED = {"model_type": "gemma4_unified_text"}
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 128}
 NO_PAIR = {"rope_type": "proportional", "rope_theta": 1e4, "partial_rotary_factor": 0.01}
 
 
@@ -338,6 +339,7 @@ def test_a_value_that_cannot_be_is_refused_by_name(changes, message):
         ("exaone_moe", {"is_moe_layer": [True, True]}, "is_moe_layer"),
         ("afmoe", {"route_norm": False}, "route_norm"),
         ("afmoe", {"attention_bias": True}, "attention_bias"),
+        ("nanochat", {"rope_parameters": YARN}, "rope_parameters"),
         ("nemotron_h", {"n_groups": 3}, "mamba_num_heads"),
         ("falcon_h1", {"ssm_multipliers": [1.0, 1.0]}, "ssm_multipliers"),
         ("falcon_h1", {"mlp_multipliers": [1.0, "x"]}, "mlp_multipliers"),

@@ -332,6 +332,9 @@ DENSE: dict[str, tuple[dict[str, Any], int]] = {
         query_pre_attn_scalar=256,
         sliding_window=512,
     ),
+    "nanochat-d32": make_config(
+        *("nanochat", "NanoChatForCausalLM", 1_879_048_192, 2048, 8192, 32, 16, 16, 65_536, 2048), hidden_act="relu2"
+    ),
     "granite-swash-2b": make_config(
         *("granite_swa", "GraniteSWAForCausalLM", 2_144_463_840, 2560, 8192, 24, 20, 4, 100352, 8192)
     ),
