@@ -33,7 +33,9 @@ NATIVE_TYPES = (jnp.float32, jnp.bfloat16)
 class RouterSpec:
     """The rule by which experts are chosen and weighted.
 
-    score                each expert's score: softmax over all experts, or the sigmoid of its own logit
+    score                each expert's score: softmax over all experts, or the sigmoid of its own logit; or softmax over
+                         those whose logits are near the best one's, and for the next expert over those that are left
+    nearness             the greatest such distance, in parts of the larger of the two logits' sizes (Phi 3.5 MoE)
     top_k                experts a token
     renormalize          the chosen experts' weights are divided by their sum
     scale                factor of the weights
@@ -44,10 +46,13 @@ class RouterSpec:
     has_correction_bias  a learned bias is added to the scores for the choice, and not to the weights (DeepSeek-V3)
     num_groups           experts are divided into so many groups, of which the best top_groups are looked at; 1: none
     group_score          a group is as good as its best expert (DeepSeek-V2) or as its best two together (DeepSeek-V3)
+
+    Raises ValueError for near_best with a correction of the choice, or with groups.
     """
 
     top_k: int
-    score: Literal["softmax", "sigmoid"] = "softmax"
+    score: Literal["softmax", "sigmoid", "near_best"] = "softmax"
+    nearness: float = 0.0
     renormalize: bool = True
     scale: float = 1.0
     has_expert_scale: bool = False
@@ -59,6 +64,10 @@ class RouterSpec:
     top_groups: int = 1
     group_score: Literal["best", "best_two"] = "best_two"
 
+    def __post_init__(self) -> None:
+        if self.score == "near_best" and (self.has_correction_bias or self.num_groups > 1):
+            raise ValueError("score is 'near_best' with a correction or with groups, for which it has no scores.")
+
 
 def route(
     logits_TE: Array, router: RouterSpec, bias_E: Array | None = None, scale_E: Array | None = None
@@ -68,17 +77,33 @@ def route(
     bias_E: of the choice, where the router corrects it. scale_E: of the weights, where experts have one.
     """
     logits_TE = logits_TE.astype(jnp.float32)
-    score_TE = jax.nn.softmax(logits_TE) if router.score == "softmax" else jax.nn.sigmoid(logits_TE)
-    choice_TE = score_TE if bias_E is None else score_TE + bias_E
-    if router.num_groups > 1:
-        choice_TE = _within_best_groups(choice_TE, router)
-    _, index_TK = lax.top_k(choice_TE, router.top_k)
-    weight_TK = jnp.take_along_axis(score_TE, index_TK, axis=1)
+    if router.score == "near_best":
+        weight_TK, index_TK = _weigh_near_best(logits_TE, router)
+    else:
+        score_TE = jax.nn.softmax(logits_TE) if router.score == "softmax" else jax.nn.sigmoid(logits_TE)
+        choice_TE = score_TE if bias_E is None else score_TE + bias_E
+        if router.num_groups > 1:
+            choice_TE = _within_best_groups(choice_TE, router)
+        _, index_TK = lax.top_k(choice_TE, router.top_k)
+        weight_TK = jnp.take_along_axis(score_TE, index_TK, axis=1)
     if router.renormalize:
         weight_TK = weight_TK / weight_TK.sum(axis=1, keepdims=True)
     if scale_E is not None:
         weight_TK = weight_TK * scale_E.astype(jnp.float32)[index_TK]
     return weight_TK if router.scale == 1.0 else weight_TK * router.scale, index_TK
+
+
+def _weigh_near_best(logits_TE: Array, router: RouterSpec) -> tuple[Array, Array]:
+    """Return the best experts, each with its share of those that are near it and no better (arXiv 2409.12136)."""
+    best_TK, index_TK = lax.top_k(logits_TE, router.top_k)
+    best_TK1, logits_T1E = best_TK[..., None], logits_TE[:, None]
+    distance_TKE = (best_TK1 - logits_T1E) / jnp.maximum(jnp.abs(logits_T1E), best_TK1)
+    is_taken_TKE = jax.nn.one_hot(index_TK, logits_TE.shape[1]).cumsum(axis=1) - jax.nn.one_hot(
+        index_TK, logits_TE.shape[1]
+    )
+    is_near_TKE = (distance_TKE <= router.nearness) & (is_taken_TKE == 0)
+    share_TKE = jax.nn.softmax(jnp.where(is_near_TKE, logits_T1E, -jnp.inf))
+    return jnp.take_along_axis(share_TKE, index_TK[..., None], axis=2)[..., 0], index_TK
 
 
 def _within_best_groups(choice_TE: Array, router: RouterSpec) -> Array:

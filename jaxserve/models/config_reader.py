@@ -78,6 +78,10 @@ class ConfigReader:
             for name, value in self._config.items()
         }
 
+    def replace(self, name: str, value: Any) -> None:
+        """Read a key as if it had this value."""
+        self._config = {**self._config, name: value}
+
     def get(self, name: str, default: Any = REQUIRED) -> Any:
         """Return the key's value; the default if it is absent or null. Raises UnknownArchitecture without a default."""
         self._read.add(name)

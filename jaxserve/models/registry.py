@@ -74,6 +74,7 @@ from jaxserve.models import (
     olmoe,
     phi,
     phi3,
+    phimoe,
     qwen2,
     qwen2_moe,
     qwen3,
@@ -163,6 +164,7 @@ _FAMILIES: tuple[tuple[str, str, Architecture], ...] = (  # architectures, model
     ("OlmoForCausalLM", "olmo", olmo.ARCHITECTURE),
     ("Phi3ForCausalLM", "phi3", phi3.ARCHITECTURE),
     ("PhiForCausalLM", "phi", phi.ARCHITECTURE),
+    ("PhimoeForCausalLM", "phimoe", phimoe.ARCHITECTURE),
     ("Qwen2ForCausalLM", "qwen2", qwen2.ARCHITECTURE),
     ("Qwen2MoeForCausalLM", "qwen2_moe", qwen2_moe.ARCHITECTURE),
     ("Qwen3_5ForCausalLM", "qwen3_5_text", qwen3_5.ARCHITECTURE),
@@ -182,6 +184,10 @@ _REFUSED = {  # architecture: what is not computed here
     "DeepseekV32ForCausalLM": "attention to the tokens that an indexer chooses",
     "GlmMoeDsaForCausalLM": "attention to the tokens that an indexer chooses",
 }
+_OTHER_NAMES = {  # of architectures in published files → transformers'
+    "ExaoneMoEForCausalLM": "ExaoneMoeForCausalLM",
+    "PhiMoEForCausalLM": "PhimoeForCausalLM",
+}
 ARCHITECTURES = {name: architecture for name, _, architecture in _FAMILIES}
 MODEL_TYPES = {model_type: architecture for _, model_type, architecture in _FAMILIES}
 
@@ -191,7 +197,9 @@ def find_architecture(hf_config: Mapping[str, Any]) -> Architecture:
 
     Raises UnknownArchitecture if there is none, also for the text model inside a multimodal one.
     """
-    names, model_type = hf_config.get("architectures") or [], hf_config.get("model_type") or ""
+    model_type = hf_config.get("model_type") or ""
+    given: list[str] = hf_config.get("architectures") or []
+    names = [_OTHER_NAMES.get(name, name) for name in given]
     architecture = next((ARCHITECTURES[name] for name in names if name in ARCHITECTURES), None)
     if architecture is None and not names:
         architecture = MODEL_TYPES.get(model_type)

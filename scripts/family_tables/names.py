@@ -61,6 +61,7 @@ NAMES = {
     "olmoe": ("OLMo", "OLMoE"),
     "phi": ("Phi", "Phi 1.5, 2"),
     "phi3": ("Phi", "Phi 3, 3.5, 4, 4 mini"),
+    "phimoe": ("Phi", "Phi 3.5 MoE, mini MoE, tiny MoE"),
     "qwen2": ("Qwen", "Qwen 1.5, 2, 2.5; QwQ"),
     "qwen2_moe": ("Qwen", "Qwen 1.5 and 2 (experts)"),
     "qwen3": ("Qwen", "Qwen 3"),

@@ -39,6 +39,7 @@ WHOLE_LONGROPE = LONGROPE["rope_parameters"] | {
     "short_factor": [1.0 + 0.1 * i for i in range(8)],
     "long_factor": [2.0 + i for i in range(8)],
 }
+MSCALES = {"short_mscale": 1.3, "long_mscale": 1.3}
 SHORT_LONGROPE = WHOLE_LONGROPE | {
     "short_factor": [1.0, 1.1, 1.2, 1.3],
     "long_factor": [1.5, 2.5, 4.0, 8.0],
@@ -273,6 +274,10 @@ CASES: dict[str, dict[str, Any]] = {
     "nanochat with biases, linear positions, no soft cap, tied": tiny_config("nanochat")
     | {"attention_bias": True, "final_logit_softcapping": None, "tie_word_embeddings": True}
     | {"rope_parameters": PLAIN_ROPE | {"rope_type": "linear", "factor": 2.0}},
+    "phimoe: two experts weighed one after the other, biases": tiny_config("phimoe"),
+    "phimoe with longrope within the trained length, a window, no biases, tied": tiny_config("phimoe")
+    | {"attention_bias": False, "lm_head_bias": False, "tie_word_embeddings": True, "sliding_window": 24}
+    | {"rope_parameters": WHOLE_LONGROPE | {"original_max_position_embeddings": 512, **MSCALES}},
     "nemotron-h: blocks in a row, experts without gates": tiny_config("nemotron_h"),
     "nemotron-h by letters, biases, groups of experts": {
         key: value for key, value in tiny_config("nemotron_h").items() if key != "layers_block_type"

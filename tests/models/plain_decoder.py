@@ -384,6 +384,8 @@ def choose_experts(
     router: RouterSpec, logits: np.ndarray, bias: np.ndarray | None = None, scale: np.ndarray | None = None
 ) -> dict[int, float]:
     """Return the experts of one token and their weights, from the router's logits for it."""
+    if router.score == "near_best":
+        return weigh_near_best(router, logits, scale)
     scores = np.exp(logits) / np.exp(logits).sum() if router.score == "softmax" else expit(logits)
     choice = scores if bias is None else scores + bias
     groups = np.array_split(np.arange(len(scores)), router.num_groups)
@@ -394,6 +396,20 @@ def choose_experts(
     total = scores[chosen].sum() if router.renormalize else 1.0
     scales = np.full(len(scores), router.scale) * (1.0 if scale is None else scale)
     return {int(expert): scales[expert] * scores[expert] / total for expert in chosen}
+
+
+def weigh_near_best(router: RouterSpec, logits: np.ndarray, scale: np.ndarray | None) -> dict[int, float]:
+    """Return the best experts, each weighed among those that are left and near it."""
+    left, weights = dict(enumerate(logits.tolist())), dict[int, float]()
+    for _ in range(router.top_k):
+        chosen = max(left, key=lambda expert: left[expert])
+        best = left[chosen]
+        near = [x for x in left.values() if best - x <= router.nearness * max(abs(x), best)]
+        weights[chosen] = 1 / np.exp(np.array(near) - best).sum()
+        del left[chosen]
+    total = sum(weights.values()) if router.renormalize else 1.0
+    scales = np.full(len(logits), router.scale) * (1.0 if scale is None else scale)
+    return {expert: scales[expert] * weight / total for expert, weight in weights.items()}
 
 
 def norm(spec: NormSpec, weights: Weights, x: np.ndarray) -> np.ndarray:

@@ -149,6 +149,7 @@ CHANGES: dict[type, list[dict[str, Any]]] = {
     RouterSpec: [
         {"top_k": 1},
         {"score": "sigmoid"},
+        {"score": "near_best", "nearness": 0.5, "renormalize": False},
         {"renormalize": False},
         {"scale": 2.5},
         {"weighs_inputs": True},

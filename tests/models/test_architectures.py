@@ -340,6 +340,8 @@ def test_a_value_that_cannot_be_is_refused_by_name(changes, message):
         ("afmoe", {"route_norm": False}, "route_norm"),
         ("afmoe", {"attention_bias": True}, "attention_bias"),
         ("nanochat", {"rope_parameters": YARN}, "rope_parameters"),
+        ("phimoe", {"num_experts_per_tok": 3}, "num_experts_per_tok"),
+        ("phimoe", {"rope_parameters": {"short_mscale": 1.0, "long_mscale": 2.0}}, "rope_parameters"),
         ("nemotron_h", {"n_groups": 3}, "mamba_num_heads"),
         ("falcon_h1", {"ssm_multipliers": [1.0, 1.0]}, "ssm_multipliers"),
         ("falcon_h1", {"mlp_multipliers": [1.0, "x"]}, "mlp_multipliers"),

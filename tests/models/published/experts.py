@@ -162,6 +162,20 @@ EXPERTS: dict[str, tuple[dict[str, Any], int]] = {
         routed_scaling_factor=1.0,
         use_qk_norm=False,
     ),
+    "Phi-3.5-MoE": make_config(
+        *("phimoe", "PhiMoEForCausalLM", 41_873_153_344, 4096, 6400, 32, 32, 8, 32_064, 131_072),
+        attention_bias=True,
+        lm_head_bias=True,
+        num_experts_per_tok=2,
+        num_local_experts=16,
+        original_max_position_embeddings=4096,
+        rope_scaling={"type": "longrope", "short_factor": [1.0] * 64, "long_factor": [8.0] * 64}
+        | {"short_mscale": 1.243163121016122, "long_mscale": 1.243163121016122}
+        | {"original_max_position_embeddings": 4096},
+        rope_theta=10_000.0,
+        router_jitter_noise=0.01,
+        sliding_window=131_072,
+    ),
     "Hunyuan-A13B": make_config(
         *("hunyuan_v1_moe", "HunYuanMoEV1ForCausalLM", 80_393_183_232, 4096, 3072, 32, 32, 8, 128167, 32768),
         head_dim=128,
