@@ -49,11 +49,14 @@ class AttentionLayer(nnx.Module):
         query_TX, key_TX, value_TX = self._project(x_TD)
         if spec.qk_norm == "full":
             query_TX, key_TX = self._norm(query_TX, key_TX)
-        query_TNH, key_TKH, value_TKH = (
-            each.reshape(tokens, -1, spec.head_dim) for each in (query_TX, key_TX, value_TX)
-        )
+        query_TNH, key_TKH = (each.reshape(tokens, -1, spec.head_dim) for each in (query_TX, key_TX))
+        value_TKH = value_TX.reshape(tokens, -1, spec.value_size)
         if self.value_norm is not None:
             value_TKH = self.value_norm(value_TKH)
+        if spec.value_multiplier != 1.0:
+            value_TKH = value_TKH * spec.value_multiplier
+        if spec.value_size < spec.head_dim:  # pages hold keys and values of one size
+            value_TKH = jnp.pad(value_TKH, ((0, 0), (0, 0), (0, spec.head_dim - spec.value_size)))
         if spec.norms_heads and not spec.norms_after_rope:
             query_TNH, key_TKH = self._norm(query_TNH, key_TKH)
         query_TNH, key_TKH = self._rotate(query_TNH, rotation), self._rotate(key_TKH, rotation)
@@ -71,6 +74,8 @@ class AttentionLayer(nnx.Module):
             softcap=spec.softcap,
             sinks=None if self.sinks is None else self.sinks[...],
         )
+        if spec.value_size < spec.head_dim:
+            mixed_TNH = mixed_TNH[..., : spec.value_size]
         mixed_TX = mixed_TNH.reshape(tokens, -1)
         if self.output_gate is not None:
             mixed_TX = mixed_TX * nnx.sigmoid(self.output_gate(x_TD))

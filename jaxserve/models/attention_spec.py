@@ -120,8 +120,11 @@ class AttentionSpec:
     has_output_gate    heads are multiplied by the sigmoid of a projection of the layer's input
     keys_are_values    values are what is projected for the keys, before its norm and rotation (Gemma 4)
     value_norm     a norm over each value head; None: there is none
+    value_dim      numbers of a value head, no more than of a key head, like which pages hold it; None: as many (MiMo)
+    value_multiplier   factor of the values
 
-    Raises ValueError for norms_after_rope, or a head_norm, without a norm over each head.
+    Raises ValueError for norms_after_rope, or a head_norm, without a norm over each head, and for a value_dim above
+    head_dim or of values that are keys.
     """
 
     num_heads: int
@@ -142,12 +145,17 @@ class AttentionSpec:
     has_output_gate: bool = False
     keys_are_values: bool = False
     value_norm: NormSpec | None = None
+    value_dim: int | None = None
+    value_multiplier: float = 1.0
 
     def __post_init__(self) -> None:
         if self.norms_after_rope and not self.norms_heads:
             raise ValueError(f"norms_after_rope is True with qk_norm {self.qk_norm!r}; it needs 'head' or 'each'.")
         if self.head_norm is not None and not self.norms_heads:
             raise ValueError(f"head_norm is given with qk_norm {self.qk_norm!r}; it needs 'head' or 'each'.")
+
+        if self.value_dim is not None and (self.value_dim > self.head_dim or self.keys_are_values):
+            raise ValueError(f"value_dim is {self.value_dim}; it needs values that are no keys, and no larger ones.")
 
     @property
     def norms_heads(self) -> bool:
@@ -165,6 +173,16 @@ class AttentionSpec:
         return self.num_kv_heads * self.head_dim
 
     @property
+    def value_size(self) -> int:
+        """Numbers of a value head."""
+        return self.value_dim or self.head_dim
+
+    @property
+    def mixed_width(self) -> int:
+        """Numbers of a token that all heads mix, which are projected to its output."""
+        return self.num_heads * self.value_size
+
+    @property
     def rotation(self) -> tuple[RopeSpec, int] | None:
         """The rotation and the size of what rotates, on which angles depend; None: nothing rotates."""
         return None if self.rope is None else (self.rope, self.head_dim)
@@ -176,17 +194,18 @@ class AttentionSpec:
     def projections(self, width: int) -> Iterator[Projection]:
         """Yield the projections, in the order in which they are computed."""
         query, key, heads, kv_heads = self.query_width, self.key_width, self.num_heads, self.num_kv_heads
+        value, mixed = kv_heads * self.value_size, self.mixed_width
         yield Projection("query", width, query, self.qkv_bias, "width", "heads", heads)
         yield Projection("key", width, key, self.qkv_bias, "width", "kv_heads", kv_heads)
         if not self.keys_are_values:
-            yield Projection("value", width, key, self.qkv_bias, "width", "kv_heads", kv_heads)
+            yield Projection("value", width, value, self.qkv_bias, "width", "kv_heads", kv_heads)
         if self.has_output_gate:
-            yield Projection("output_gate", width, query, self.qkv_bias, "width", "heads", heads)
-        yield Projection("output", query, width, self.output_bias, "heads", "width")
+            yield Projection("output_gate", width, mixed, self.qkv_bias, "width", "heads", heads)
+        yield Projection("output", mixed, width, self.output_bias, "heads", "width")
 
     def norms(self) -> tuple[OwnNorm, ...]:
         """Return the norms over queries, keys and values, where there are any."""
-        value = () if self.value_norm is None else (OwnNorm("value_norm", self.head_dim, None, self.value_norm),)
+        value = () if self.value_norm is None else (OwnNorm("value_norm", self.value_size, None, self.value_norm),)
         match self.qk_norm:
             case "none":
                 return value
@@ -227,5 +246,8 @@ class AttentionSpec:
     def packed_sizes(self, num_ranks: int) -> Iterator[PackedSize]:
         """Yield the sizes of packed weights that are split among ranks."""
         yield PackedSize(self.query_width, "numbers of query heads", self.query_width // num_ranks, BLOCK_SIZE)
-        key_part = max(1, self.num_kv_heads // num_ranks) * self.head_dim
-        yield PackedSize(self.key_width, "numbers of key heads", key_part, GROUP_SIZE)
+        yield PackedSize(self.mixed_width, "numbers of mixed values", self.mixed_width // num_ranks, BLOCK_SIZE)
+        kv_heads = max(1, self.num_kv_heads // num_ranks)
+        yield PackedSize(self.key_width, "numbers of key heads", kv_heads * self.head_dim, GROUP_SIZE)
+        value_width = self.num_kv_heads * self.value_size
+        yield PackedSize(value_width, "numbers of value heads", kv_heads * self.value_size, GROUP_SIZE)

@@ -114,10 +114,12 @@ def read_typed_ropes(
     *,
     default_max_positions: int,
     default_head_dim: int | None = None,
+    default_fraction: float | None = None,
 ) -> dict[str, RopeSpec]:
     """Return one rotation a kind of layer, from rope_parameters or from the keys of transformers 4.
 
-    thetas   for each kind of layer; rope_scaling is that of full_attention
+    thetas             for each kind of layer; rope_scaling is that of full_attention
+    default_fraction   as in read_rope
 
     Raises UnknownArchitecture for unknown kinds, scalings and keys.
     """
@@ -129,7 +131,7 @@ def read_typed_ropes(
             raise config.unsupported(name, value, "an object or null")
     if unknown := nested.keys() - thetas.keys():
         raise config.unsupported("rope_parameters", sorted(unknown), f"nothing but {' and '.join(thetas)}")
-    ropes = {}
+    ropes, fraction = {}, _read_fraction(config, default_fraction)
     for kind, theta in defaults.items():
         values = {**(nested.get(kind) or {}), **(scaling if kind == "full_attention" else {})}
         width = default_head_dim or config.get_positive_int("hidden_size") // config.get_positive_int(
@@ -140,6 +142,7 @@ def read_typed_ropes(
             config.get_positive_int("max_position_embeddings", default_max_positions),
             head_dim=config.get_positive_int("head_dim", width),
             default_theta=theta,
+            fraction=fraction,
         )
     return ropes
 

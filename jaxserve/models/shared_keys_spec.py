@@ -35,6 +35,7 @@ class SharedKeysSpec:
         own = self.attention
         neutral = {"qk_norm": own.qk_norm if own.qk_norm != "full" else "none", "norms_after_rope": False}
         neutral |= {"qkv_clip": None, "temperature": None, "has_sinks": False, "has_output_gate": False}
+        neutral |= {"value_dim": None, "value_multiplier": 1.0}
         for name, value in neutral.items():
             if getattr(own, name) != value:
                 raise ValueError(

@@ -46,6 +46,7 @@ NAMES = {
     "llama": ("Llama", "Llama 1 to 3.3; Yi; Falcon 3; SmolLM2"),
     "llama4_text": ("Llama", "Llama 4 Scout, Maverick"),
     "mellum": ("Mellum", "Mellum 2 12B-A2.5B"),
+    "mimo_v2_flash": ("MiMo", "MiMo V2 Flash 309B-A15B"),
     "minicpm3": ("MiniCPM", "MiniCPM 3 4B"),
     "minimax_m2": ("MiniMax", "MiniMax M2, M2.5"),
     "ministral": ("Mistral", "Ministral 8B"),

@@ -278,6 +278,11 @@ CASES: dict[str, dict[str, Any]] = {
     "phimoe with longrope within the trained length, a window, no biases, tied": tiny_config("phimoe")
     | {"attention_bias": False, "lm_head_bias": False, "tie_word_embeddings": True, "sliding_window": 24}
     | {"rope_parameters": WHOLE_LONGROPE | {"original_max_position_embeddings": 512, **MSCALES}},
+    "mimo v2 flash: values of a size of their own, sinks and more key heads in windows": tiny_config("mimo_v2_flash"),
+    "mimo v2 flash with biases, groups of experts, sliding layers first, tied": tiny_config("mimo_v2_flash")
+    | {"attention_bias": True, "attention_value_scale": None, "n_group": 4, "topk_group": 2, "norm_topk_prob": False}
+    | {"layer_types": ["sliding_attention", "full_attention"], "mlp_layer_types": ["sparse", "sparse"]}
+    | {"tie_word_embeddings": True},
     "nemotron-h: blocks in a row, experts without gates": tiny_config("nemotron_h"),
     "nemotron-h by letters, biases, groups of experts": {
         key: value for key, value in tiny_config("nemotron_h").items() if key != "layers_block_type"

@@ -173,7 +173,8 @@ def attention(
         query, key, value = (np.clip(x, -spec.qkv_clip, spec.qkv_clip) for x in (query, key, value))
     if spec.qk_norm == "full":
         query, key = (norm(norms, weights.part(f"{name}_norm"), x) for name, x in (("query", query), ("key", key)))
-    query, key, value = (x.reshape(size, -1, spec.head_dim) for x in (query, key, value))
+    query, key = (x.reshape(size, -1, spec.head_dim) for x in (query, key))
+    value = value.reshape(size, -1, spec.value_size)
 
     def normed() -> tuple[np.ndarray, np.ndarray]:
         kind = spec.head_norm or norms
@@ -181,6 +182,7 @@ def attention(
 
     if spec.value_norm is not None:
         value = norm(spec.value_norm, key_weights.part("value_norm"), value)
+    value = value * spec.value_multiplier
     if spec.norms_heads and not spec.norms_after_rope:
         query, key = normed()
     if spec.rope is not None:
@@ -190,7 +192,7 @@ def attention(
     if spec.temperature is not None:
         steps = [(position + spec.temperature.offset) // spec.temperature.interval for position in range(size)]
         query = query * (1 + spec.temperature.scale * np.log([1 + step for step in steps]))[:, None, None]
-    mixed = np.zeros_like(query)
+    mixed = np.zeros((size, spec.num_heads, spec.value_size))
     for head in range(spec.num_heads):
         group = head // (spec.num_heads // spec.num_kv_heads)
         for position in range(size):

@@ -114,6 +114,8 @@ CHANGES: dict[type, list[dict[str, Any]]] = {
         {"has_output_gate": True},
         {"has_output_gate": True, "qkv_bias": True},
         {"keys_are_values": True},
+        {"value_dim": 6},
+        {"value_multiplier": 0.5},
         {"value_norm": NormSpec(0.3, has_scale=False)},
     ],
     LatentAttentionSpec: [
@@ -208,8 +210,12 @@ def _ropes(rotary_dim: int | None) -> SearchStrategy[RopeSpec]:
 
 
 _ATTENTIONS = builds(
-    lambda qk_norm, **values: AttentionSpec(
-        qk_norm=qk_norm[0], norms_after_rope=qk_norm[1], head_norm=qk_norm[2], **values
+    lambda qk_norm, value_dim, **values: AttentionSpec(
+        qk_norm=qk_norm[0],
+        norms_after_rope=qk_norm[1],
+        head_norm=qk_norm[2],
+        value_dim=None if values["keys_are_values"] else value_dim,
+        **values,
     ),
     num_heads=just(HEADS),
     num_kv_heads=sampled_from([2, HEADS]),
@@ -237,6 +243,8 @@ _ATTENTIONS = builds(
     has_output_gate=booleans(),
     keys_are_values=booleans(),
     value_norm=none() | builds(NormSpec, eps=just(0.1), has_scale=booleans()),
+    value_dim=none() | just(6),
+    value_multiplier=sampled_from([1.0, 0.5]),
 )
 _LATENTS = builds(
     LatentAttentionSpec,

@@ -176,6 +176,18 @@ EXPERTS: dict[str, tuple[dict[str, Any], int]] = {
         router_jitter_noise=0.01,
         sliding_window=131_072,
     ),
+    "MiMo-V2-Flash": make_config(
+        *("mimo_v2_flash", "MiMoV2FlashForCausalLM", 308_778_780_864, 4096, 16384, 48, 64, 4, 152_576, 262_144),
+        attention_value_scale=0.707,
+        head_dim=192,
+        moe_intermediate_size=2048,
+        n_routed_experts=256,
+        norm_topk_prob=True,
+        num_experts_per_tok=8,
+        sliding_window_size=128,
+        topk_method="noaux_tc",
+        v_head_dim=128,
+    ),
     "Hunyuan-A13B": make_config(
         *("hunyuan_v1_moe", "HunYuanMoEV1ForCausalLM", 80_393_183_232, 4096, 3072, 32, 32, 8, 128167, 32768),
         head_dim=128,

@@ -1,0 +1,106 @@
+"""MiMo V2 Flash: values smaller than keys, windows with sinks and twice the key heads, a mixture as DeepSeek-V3's."""
+
+from dataclasses import replace
+
+from jaxserve.models.config_reader import MAX_LAYERS, ConfigReader
+from jaxserve.models.config_values import read_decoder_spec, read_typed_windows, with_typed_ropes
+from jaxserve.models.family import EXPERTS, FUSED_EXPERTS, SHARED_EXPERTS, STACKED_EXPERTS, DecoderFamily, named
+from jaxserve.models.moe_values import read_deepseek_moe, read_sparse_types, with_experts
+from jaxserve.models.rope_config import ThetaKey, read_typed_ropes
+from jaxserve.models.spec import AttentionSpec, DecoderSpec, LayerSpec
+
+THETAS = {
+    "full_attention": ThetaKey("rope_theta", 5_000_000.0),
+    "sliding_attention": ThetaKey("swa_rope_theta", 10_000.0),
+}
+
+
+def _read(config: ConfigReader) -> DecoderSpec:
+    config.rename({"layernorm_epsilon": "rms_norm_eps", "swa_num_key_value_heads": "num_window_key_value_heads"})
+    num_layers = config.get_positive_int("num_hidden_layers", maximum=MAX_LAYERS)
+    ropes = read_typed_ropes(
+        config, THETAS, default_max_positions=131_072, default_head_dim=192, default_fraction=0.334
+    )
+    spec = read_decoder_spec(
+        config,
+        architecture_name="MiMoV2FlashForCausalLM",
+        model_type="mimo_v2_flash",
+        windows=_read_windows(config, num_layers),
+        num_kv_heads=4,
+        head_dim=192,
+        rope=ropes["full_attention"],
+        default_max_positions=131_072,
+        default_vocab_size=152_576,
+        norm={"eps": config.get_positive_float("rms_norm_eps", 1e-5)},
+        attention={
+            "qkv_bias": config.get_bool("attention_bias", False),
+            "value_dim": config.get_positive_int("v_head_dim", 128),
+            "value_multiplier": _read_value_scale(config),
+        },
+    )
+    spec = replace(spec, layers=tuple(_widen(layer) for layer in spec.layers))
+    _check_windows(config, spec)
+    sparse = _read_sparse(config, num_layers)
+    moe = read_deepseek_moe(config, num_experts=256, top_k=8, hidden=2048, num_shared=0, renormalize=True)
+    return with_experts(with_typed_ropes(spec, ropes), moe, sparse)
+
+
+def _read_value_scale(config: ConfigReader) -> float:
+    """Return the factor of values: null is none, and an absent key transformers' default."""
+    if config.has("attention_value_scale") and config.get("attention_value_scale", None) is None:
+        return 1.0
+    return config.get_positive_float("attention_value_scale", 0.707)
+
+
+def _read_windows(config: ConfigReader, num_layers: int) -> tuple[int | None, ...]:
+    """Return each layer's window. sliding_window_size counts the tokens before a token, sliding_window that, too."""
+    window = config.get_positive_int("sliding_window", 129)
+    if config.get("sliding_window_size", None) is not None:
+        window = config.get_positive_int("sliding_window_size") + 1
+    pattern = config.get("hybrid_layer_pattern", [int(at > 0 and (at + 1) % 6 > 0) for at in range(num_layers)])
+    if not isinstance(pattern, list):
+        raise config.unsupported("hybrid_layer_pattern", pattern, "1 for each layer with a window, and 0 for others")
+    types = ["sliding_attention" if each else "full_attention" for each in pattern]
+    return read_typed_windows(config, window, default_types=types)
+
+
+def _widen(layer: LayerSpec) -> LayerSpec:
+    """Return a layer with sinks and twice as many key heads, if it has a window."""
+    attention = layer.attention
+    assert isinstance(attention, AttentionSpec)
+    if attention.window is None:
+        return layer
+    return replace(layer, attention=replace(attention, num_kv_heads=2 * attention.num_kv_heads, has_sinks=True))
+
+
+def _check_windows(config: ConfigReader, spec: DecoderSpec) -> None:
+    """Require of keys that published configs have for layers with windows what transformers takes for them."""
+    attention = spec.layers[0].attention
+    assert isinstance(attention, AttentionSpec)
+    kv_heads, heads = 2 * config.get_positive_int("num_key_value_heads", 4), attention.num_heads
+    if heads % kv_heads:
+        raise config.unsupported("num_key_value_heads", kv_heads // 2, f"a divisor of half of the {heads} query heads")
+    config.require("num_window_key_value_heads", kv_heads, None)
+    config.require("swa_num_attention_heads", heads, None)
+    config.require("swa_head_dim", attention.head_dim, None)
+    config.require("swa_v_head_dim", attention.value_dim, None)
+    config.require("add_swa_attention_sink_bias", True, None)
+    config.require("add_full_attention_sink_bias", False, None)
+    for name in ("attention_chunk_size", "hybrid_block_size"):
+        config.get(name, None)
+
+
+def _read_sparse(config: ConfigReader, num_layers: int) -> list[int]:
+    """Return the layers that have experts, which published files mark by 1 in moe_layer_freq."""
+    marks = config.get("moe_layer_freq", None)
+    if isinstance(marks, list):
+        config.replace("moe_layer_freq", None)
+        marked = ["sparse" if mark else "dense" for mark in marks]
+        config.replace("mlp_layer_types", config.get("mlp_layer_types", marked))
+    return read_sparse_types(config, num_layers, num_dense=1)
+
+
+SINKS = {"sinks": "self_attn.attention_sink_bias"}
+IN_MEMORY = {**FUSED_EXPERTS, "sinks": "self_attn.sinks"}
+NAMES = named({**EXPERTS, **SHARED_EXPERTS, **SINKS}, STACKED_EXPERTS, IN_MEMORY)
+ARCHITECTURE = DecoderFamily(_read, NAMES, unread=("model.mtp.*",))
