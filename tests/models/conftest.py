@@ -15,6 +15,7 @@ module → what proves it:
     recurrent_rows, and layers/delta_rule, layers/mamba2, layers/causal_conv, layers/row_chunks →
         test_recurrent_rows.py
     shared_keys_spec, shared_keys_layer, layer_inputs → test_parity.py, test_specs.py, test_architectures.py
+    block_parts → test_specs.py, test_parity.py
     attention_spec, attention_layer, delta_spec, delta_layer, mamba2_spec, mamba2_layer, short_conv_spec,
         short_conv_layer →
         test_specs.py, test_parity.py
