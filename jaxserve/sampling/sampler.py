@@ -156,12 +156,12 @@ def sample(
         assert inputs is None, f"{mode.name} has neither penalties nor a mask"
         return SamplerOutput(_select_token(logits_BV, params, position_B, mode, ranks))
     assert inputs is not None
-    processed_BV = lax.cond(
+    # The mask is in both branches: a branch that returned the logits as they are would copy them.
+    allowed_BV = lax.cond(
         jnp.any(params.has_bias_B | params.has_penalties_B),
-        lambda: apply_bias_and_penalties(logits_BV, inputs.penalties, inputs.row_B, params),
-        lambda: logits_BV,
+        lambda: apply_mask(apply_bias_and_penalties(logits_BV, inputs.penalties, inputs.row_B, params), inputs.mask_BM),
+        lambda: apply_mask(logits_BV, inputs.mask_BM),
     )
-    allowed_BV = apply_mask(processed_BV, inputs.mask_BM)
     token_B = _select_token(allowed_BV, params, position_B, mode, ranks)
     token_B = jnp.where(row_max(allowed_BV, ranks) > -jnp.inf, token_B, NOTHING_ALLOWED)
     token_B = jnp.where(jnp.isfinite(row_max(logits_BV, ranks)), token_B, NO_TOKEN)  # NaN under the mask is still NaN
