@@ -113,8 +113,9 @@ class EngineConfig:
     max_model_len: int | None = option(
         None,
         "A prompt and its output have at most this many tokens together; -1 is as many as the cache holds (default: the"
-        " model's own length). A model with LongRoPE positions uses its long factors for every request if this is more"
-        " than the length it was first trained on, else its short ones.",
+        " model's own length, or as many as the cache holds if those are at least 2048). A model with LongRoPE"
+        " positions uses its long factors for every request if this is more than the length it was first trained on,"
+        " else its short ones.",
         group="cache and batches",
     )
     max_num_seqs: int | None = option(

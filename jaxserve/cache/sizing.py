@@ -29,6 +29,7 @@ CPU_MAX_BYTES = 4 * GIB
 CPU_MAX_SHARE_OF_AVAILABLE = 0.25
 MIN_SNAPSHOTS = 4  # of a cache whose size is given in pages
 LONGEST_THAT_FITS = -1  # value of max_model_len
+LEAST_DEFAULT_LEN = 2048  # tokens; a cache that holds no longer request is refused unless a length is given
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,11 +79,13 @@ class CacheSize:
     groups         the size of each cache group
     max_model_len  longest request, in tokens
     reason         the setting or limit that decided the size, in words
+    is_shortened   the longest request is shorter than the model's own limit because the cache holds no longer one
     """
 
     groups: tuple[GroupSize, ...]
     max_model_len: int
     reason: str
+    is_shortened: bool = False
 
     @property
     def total_bytes(self) -> int:
@@ -112,10 +115,10 @@ def choose_cache_size(
 ) -> CacheSize:
     """Choose the number of pages of every group and the longest request that they serve.
 
-    model_max_len is the model's own limit; max_model_len is the setting: None for the model's own, -1 for the longest
-    that fits. num_rows is the number of sequences that run at once, step_tokens the largest number of prompt tokens of
-    a step. num_gpu_blocks_override is the number of pages of the main group. host_bytes is the host memory for
-    snapshots of recurrent states.
+    model_max_len is the model's own limit; max_model_len is the setting: -1 for the longest that fits, None for the
+    same if that is at least LEAST_DEFAULT_LEN, so that a default starts wherever it is of use. num_rows is the number
+    of sequences that run at once, step_tokens the largest number of prompt tokens of a step. num_gpu_blocks_override is
+    the number of pages of the main group. host_bytes is the host memory for snapshots of recurrent states.
 
     Raises OutOfMemory if no page fits, or if one request of maximum length does not; the text names the setting that
     helps. Raises BadConfig if kv_cache_memory_bytes and num_gpu_blocks_override are both given, or if all groups are
@@ -148,11 +151,18 @@ def choose_cache_size(
         if num_pages < 2:
             raise OutOfMemory(_describe_no_page_fits(budget, division, reason, memory))
     max_fitting_len = division.max_fitting_len(num_pages, resolved_len)
-    if max_model_len == LONGEST_THAT_FITS:
+    is_free = max_model_len is None and max_fitting_len >= LEAST_DEFAULT_LEN
+    is_shortened = (is_free or max_model_len == LONGEST_THAT_FITS) and max_fitting_len < resolved_len
+    if is_shortened:
         resolved_len = max_fitting_len
     if resolved_len > max_fitting_len or resolved_len < 1:
         raise OutOfMemory(_describe_request_does_not_fit(resolved_len, max_fitting_len, division, num_pages, reason))
-    return CacheSize(groups=division.divide(num_pages, host_bytes), max_model_len=resolved_len, reason=reason)
+    return CacheSize(
+        groups=division.divide(num_pages, host_bytes),
+        max_model_len=resolved_len,
+        reason=reason,
+        is_shortened=is_shortened,
+    )
 
 
 @dataclass(frozen=True, slots=True)

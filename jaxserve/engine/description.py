@@ -40,9 +40,14 @@ def describe(
         **_describe_adapters(adapters),
         **_describe_cache(size, config.page_size),
         **_describe_page_type(config, model),
-        "longest request": f"{size.max_model_len} tokens",
+        "longest request": _describe_longest(size, spec.max_position_embeddings),
         "shapes": f"decode rows {_join(buckets.decode)}; prompt chunks {_join(buckets.prefill)}",
     }
+
+
+def _describe_longest(size: CacheSize, model_max_len: int) -> str:
+    text = f"{size.max_model_len} tokens"
+    return f"{text}, all that the cache holds (the model: {model_max_len})" if size.is_shortened else text
 
 
 def _describe_adapters(adapters: AdapterLayout | None) -> dict[str, str]:

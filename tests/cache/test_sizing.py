@@ -79,6 +79,16 @@ def test_minus_one_takes_what_fits_and_no_more_than_the_model_knows():
     assert choose(num_gpu_blocks_override=1000, max_model_len=-1).max_model_len == 1024
 
 
+def test_a_default_starts_with_as_long_requests_as_fit_if_they_are_of_use():
+    facts = {"model_max_len": 131072, "num_gpu_blocks_override": 1000}
+    size = choose(**facts)
+    assert (size.max_model_len, size.is_shortened) == (15984, True)
+    assert size == choose(**facts, max_model_len=-1)
+    assert not choose(**facts, max_model_len=15984).is_shortened
+    with pytest.raises(OutOfMemory, match="--max-model-len 1984"):
+        choose(model_max_len=131072, num_gpu_blocks_override=125)
+
+
 def test_the_operators_length_wins_over_the_models():
     assert choose(max_model_len=512).max_model_len == 512
 
@@ -129,7 +139,7 @@ def test_one_longest_request_fits_before_windows_get_their_half():
     assert [group.num_pages for group in size.groups] == [(1000 - 601) // 5, 605]
     assert size.max_model_len == 9600
     with pytest.raises(OutOfMemory, match="--max-model-len 1") as refusal:
-        choose(groups=WINDOWED, model_max_len=16_000, kv_cache_memory_bytes=1000 * MIB)
+        choose(groups=WINDOWED, model_max_len=16_000, max_model_len=16_000, kv_cache_memory_bytes=1000 * MIB)
     largest = int(re.search(r"--max-model-len (\d+)", str(refusal.value)).group(1))
     assert choose(groups=WINDOWED, model_max_len=16_000, max_model_len=-1, kv_cache_memory_bytes=1000 * MIB)
     assert choose(groups=WINDOWED, max_model_len=largest, kv_cache_memory_bytes=1000 * MIB).max_model_len == largest
