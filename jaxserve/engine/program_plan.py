@@ -15,6 +15,7 @@ from jaxserve.cache.pages import CacheTypes, bytes_per_page, make_pages, max_pag
 from jaxserve.cache.sizing import CacheSize, GroupNeeds, choose_cache_size
 from jaxserve.config import GIB, EngineConfig
 from jaxserve.engine.buckets import Buckets, choose_buckets
+from jaxserve.engine.device_defaults import DeviceDefaults, choose_page_size, find_defaults
 from jaxserve.engine.opened_model import OpenedModel
 from jaxserve.engine.program_files import ProgramFiles
 from jaxserve.engine.program_memory import abstract_state, measure_scratch
@@ -29,10 +30,6 @@ from jaxserve.parallel.placement import Placement
 from jaxserve.parallel.sharding import STACKED
 from jaxserve.sampling.sampler import LogprobsConfig
 
-# Defaults of the decode rows and of the chunk tokens of a step. A CPU computes a prompt token about as fast in a small
-# chunk as in a large one, so its steps are short, for small gaps between tokens; an accelerator needs full steps.
-DEFAULT_MAX_NUM_SEQS = {"cpu": 32, "gpu": 256, "tpu": 128}
-DEFAULT_CHUNK_TOKENS = {"cpu": 256, "gpu": 2048, "tpu": 2048}
 DEFAULT_TOP_LOGPROBS = 20  # computed on the device if max_logprobs is -1 (any number)
 
 
@@ -67,7 +64,7 @@ def _cache_size(
     adapter_bytes: int,
     scratch_bytes: int,
 ) -> CacheSize:
-    limit = model.spec.max_position_embeddings
+    limit, defaults = model.spec.max_position_embeddings, _find_defaults(model)
     memory = model.placement.memory(model.weight_bytes + adapter_bytes, scratch_bytes)
     if config.max_model_len is not None and config.max_model_len > limit:
         raise BadConfig(
@@ -89,8 +86,8 @@ def _cache_size(
         ],
         page_size=config.page_size,
         model_max_len=limit,
-        num_rows=_max_num_seqs(config, memory.platform),
-        step_tokens=_chunk_tokens(config, memory.platform),
+        num_rows=_max_num_seqs(config, defaults),
+        step_tokens=_chunk_tokens(config, defaults),
         max_model_len=config.max_model_len,
         gpu_memory_utilization=config.gpu_memory_utilization,
         kv_cache_memory_bytes=config.kv_cache_memory_bytes,
@@ -124,33 +121,44 @@ def _cache_types(config: EngineConfig, model: OpenedModel) -> CacheTypes:
     return CacheTypes(choose_page_type(config.kv_cache_dtype, model.dtype), model.dtype)
 
 
-def _resolve_page_size(config: EngineConfig, model: OpenedModel, backend: AttentionBackend) -> EngineConfig:
-    """Return the configuration with the tokens of a page: those of the backend where none are given."""
+def resolve_page_size(
+    config: EngineConfig, model: OpenedModel, backend: AttentionBackend, groups: Sequence[CacheGroup]
+) -> EngineConfig:
+    """Return the configuration with the tokens of a page: where none are given, those that suit device and heads."""
     if config.block_size is not None:
         return config
     max_tokens = model.spec.max_position_embeddings
     if config.max_model_len is not None and config.max_model_len > 0:
         max_tokens = min(max_tokens, config.max_model_len)
-    num_rows = _max_num_seqs(config, model.placement.platform)
-    return replace(config, block_size=backend.default_page_size(num_rows, max_tokens))
+    defaults = _find_defaults(model)
+    least = backend.default_page_size(_max_num_seqs(config, defaults), max_tokens)
+    layout: dict[str, Any] = {"page_size": least, "types": _cache_types(config, model)}
+    paged = [group for group in groups if not group.is_recurrent]
+    page_bytes = [bytes_per_page(backend, group, **layout) // len(group.layers) for group in paged]
+    bytes_per_token = min(page_bytes, default=0) // least
+    return replace(config, block_size=choose_page_size(defaults, least, bytes_per_token))
 
 
-def _max_num_seqs(config: EngineConfig, platform: str) -> int:
-    return config.max_num_seqs or DEFAULT_MAX_NUM_SEQS.get(platform, 256)
+def _find_defaults(model: OpenedModel) -> DeviceDefaults:
+    return find_defaults(model.placement.platform, model.placement.device_kind)
 
 
-def _chunk_tokens(config: EngineConfig, platform: str) -> int:
+def _max_num_seqs(config: EngineConfig, defaults: DeviceDefaults) -> int:
+    return config.max_num_seqs or defaults.max_num_seqs
+
+
+def _chunk_tokens(config: EngineConfig, defaults: DeviceDefaults) -> int:
     """Return the most prompt tokens of a step."""
-    return config.max_num_batched_tokens or DEFAULT_CHUNK_TOKENS.get(platform, 2048)
+    return config.max_num_batched_tokens or defaults.chunk_tokens
 
 
-def _resolve_limits(config: EngineConfig, size: CacheSize, platform: str) -> tuple[EngineConfig, int]:
+def _resolve_limits(config: EngineConfig, size: CacheSize, defaults: DeviceDefaults) -> tuple[EngineConfig, int]:
     """Return the configuration with numbers for all limits, and the tokens of the largest prompt chunk.
 
     By default a step has room for such a chunk beside a full decode batch: a prompt cut short by decode rows would
     leave a remainder of a few tokens, which costs a call of its own.
     """
-    max_num_seqs, chunk = _max_num_seqs(config, platform), _chunk_tokens(config, platform)
+    max_num_seqs, chunk = _max_num_seqs(config, defaults), _chunk_tokens(config, defaults)
     if chunk < config.page_size:
         raise BadConfig(f"max_num_batched_tokens={chunk} is less than a page of {config.page_size} tokens.")
     whole_pages = num_pages_for(size.max_model_len, config.page_size) * config.page_size
@@ -199,7 +207,7 @@ def plan_programs(
     adapters = _adapter_layout(config, model)
     adapter_bytes = 0 if adapters is None else adapters.num_bytes
     size = _cache_size(config, model, backend, groups, adapter_bytes, scratch_bytes)
-    config, chunk_tokens = _resolve_limits(config, size, placement.platform)
+    config, chunk_tokens = _resolve_limits(config, size, _find_defaults(model))
     assert config.max_num_seqs
     spec = model.spec.for_length(size.max_model_len)
     num_pages = [group.num_pages for group in size.groups]
@@ -248,7 +256,7 @@ def plan_engine(config: EngineConfig, model: OpenedModel, files: ProgramFiles | 
     kind = model.placement.devices[0].device_kind
     backend = choose_backend(config.attention_backend, model.placement.platform, model.dtype, kind)
     groups = make_groups(local_caches(model.architecture.cache(model.spec), model.placement.size))
-    config = _resolve_page_size(config, model, backend)
+    config = resolve_page_size(config, model, backend, groups)
     plan = plan_programs(config, model, backend, groups)
     if not needs_scratch(config, model.placement):
         return plan

@@ -53,6 +53,11 @@ class Placement:
         return self.devices[0].platform
 
     @property
+    def device_kind(self) -> str:
+        """JAX's name for the kind of devices, such as "TPU v5 lite"."""
+        return self.devices[0].device_kind
+
+    @property
     def mesh(self) -> Mesh:
         """The mesh of the devices."""
         return make_mesh(self.devices)
