@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from scripts.device_checks import compile as device_compile
+from scripts.device_checks import compile_budgets as budgets
+from scripts.device_checks.compile_cases import SHORT
+from scripts.device_checks.compile_checks import is_large, list_faults
+from scripts.device_checks.compile_kernels import list_kernel_faults
+from scripts.device_checks.compile_targets import TARGETS
 from scripts.device_checks.hlo import count_collectives, find_expanded, find_moves
+from scripts.device_checks.shapes import COMPILED
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "device"
 PROGRAM = """
@@ -17,7 +23,7 @@ ENTRY %main.5 (a: bf16[64,16,2]) -> bf16[64,16,2] {
   %a.1 = bf16[64,16,2]{2,1,0:T(8,128)(2,1)} parameter(0)
   %scatter.2 = bf16[64,16,2]{2,1,0} scatter(%a.1, %b, %c), to_apply=%add
   %copy.3 = bf16[1024,2]{1,0} copy(%scatter.2)
-  %start.4 = (f32[8,512]{1,0}, f32[8,512]{1,0}) all-reduce-start(%d), to_apply=%add
+  %start.4 = (f32[8,512]{1,0}, f32[8,512]{1,0}) all-gather-start(%d), dimensions={0}
   %all.5 = f32[8,512]{1,0} all-reduce(%d), to_apply=%add
   ROOT %transpose.6 = bf16[2,16,64]{2,1,0} transpose(%copy.3)
 }
@@ -29,8 +35,8 @@ def test_moves_of_large_arrays_are_found_and_updates_in_place_are_not():
     assert moves == {"copy[1024, 2]": 1, "transpose[2, 16, 64]": 1}
 
 
-def test_collectives_are_counted_whether_they_are_split_in_two_or_not():
-    assert count_collectives(PROGRAM) == {"all-reduce": 2}
+def test_collectives_are_counted_with_the_bytes_of_their_results():
+    assert count_collectives(PROGRAM) == {"all-gather": [1, 16384], "all-reduce": [1, 16384]}
 
 
 EXPANDED = """
@@ -54,18 +60,101 @@ def test_a_weight_that_is_stored_in_wide_floats_is_found_and_one_that_a_fusion_r
 
 
 @pytest.mark.parametrize(
-    ("shape", "is_large"), [((64, 16, 2), True), ((32, 512), True), ((512, 32), False), ((), False)]
+    ("shape", "is_wanted"), [((64, 16, 2), True), ((32, 512), True), ((512, 32), False), ((), False)]
 )
-def test_pages_of_a_layer_and_all_logits_are_large(shape, is_large):
-    assert device_compile._is_large(shape, layer_sizes={2048}, rows=32, vocab_sizes={512}) == is_large
+def test_pages_of_a_layer_and_all_logits_are_large(shape, is_wanted):
+    assert is_large(shape, layer_sizes={2048}, rows=32, vocab_sizes={512}) == is_wanted
 
 
-def test_all_programs_of_a_model_with_windows_compile_for_a_cpu(tmp_path):
-    words = [str(SCRIPT), "compile", "cpu", "--tiny", "--model", "Gemma-3-1B", "--json", str(tmp_path / "records.json")]
+RECORD = {
+    **{"target": "v5e-1", "model": "Qwen3-0.6B", "layers": 2, "program": "decode 128", "outcome": "passed"},
+    **{"kv_cache_dtype": "auto", "quantization": "none", "code_bytes": 9_000_000, "temporary_bytes": 5_000_000},
+    **{"result_bytes": 100, "collectives": {"all-reduce": [4, 4096]}, "is_in_place": True, "large_moves": {}},
+    **{"expanded_weights": {}, "argument_bytes": 10_000_000, "planned_bytes": 10_000_000},
+}
+KERNEL = {"registers": 96, "spill_bytes": 0, "shared_bytes": 39168, "wgmma": 0, "mma": 32, "async_copies": 16}
+
+
+@pytest.mark.parametrize(
+    ("change", "num_faults"),
+    [
+        ({}, 0),
+        ({"temporary_bytes": 5_100_000}, 0),
+        ({"temporary_bytes": 6_000_000}, 1),
+        ({"temporary_bytes": 1}, 0),
+        ({"collectives": {"all-reduce": [5, 4096], "all-gather": [1, 8]}}, 2),
+        ({"kernels": {"paged_decode": KERNEL | {"registers": 128}}}, 1),
+        ({"outcome": "refused", "why": "no attention sinks"}, 1),
+    ],
+)
+def test_what_has_grown_by_more_than_a_twentieth_is_a_fault(tmp_path, monkeypatch, change, num_faults):
+    monkeypatch.setattr(budgets, "FILE", tmp_path / "compiled.json")
+    budgets.save([RECORD | {"kernels": {"paged_decode": KERNEL}}], "cpu")
+    recorded = budgets.load()
+    assert recorded["versions"]["cpu"] == budgets.list_versions("cpu")
+    assert len(budgets.compare(RECORD | change, recorded["programs"][budgets.key_of(RECORD)])) == num_faults
+
+
+def test_a_program_that_is_not_recorded_fails_and_one_that_was_refused_may_compile():
+    assert "--record" in budgets.compare(RECORD, None)[0]
+    assert budgets.compare(RECORD, {"refused": "no attention sinks"}) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"is_in_place": False}, "in place"),
+        ({"large_moves": {"copy[8, 512]": 2}}, "2 copy[8, 512]"),
+        ({"argument_bytes": 10_900_000}, "planned"),
+    ],
+)
+def test_faults_are_told_in_words(change, fault):
+    assert list_faults(RECORD) == []
+    assert fault in list_faults(RECORD | change)[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "num_faults"),
+    [
+        ("paged_decode", {}, 0),
+        ("paged_decode", {"spill_bytes": 8}, 1),
+        ("paged_decode", {"mma": 0, "async_copies": 0}, 2),
+        ("page_write", {"mma": 0, "async_copies": 0}, 0),
+    ],
+)
+def test_kernels_multiply_on_tensor_cores_copy_in_16_bytes_and_do_not_spill(name, change, num_faults):
+    assert len(list_kernel_faults({name: KERNEL | change}, "bfloat16")) == num_faults
+
+
+def test_the_short_form_is_of_targets_and_models_that_there_are():
+    assert {case.target for case in SHORT} <= set(TARGETS)
+    assert {case.model for case in SHORT} <= set(COMPILED)
+    assert {TARGETS[case.target].backend for case in SHORT} == {"tpu", "gpu"}
+    recorded = [key.split(", ") for key in budgets.load()["programs"]]
+
+    def is_recorded(target, model, word):
+        return any(key[:2] == [target, model] and key[3].startswith(word) for key in recorded)
+
+    wanted = [(case.target, case.model, word) for case in SHORT for word in case.programs]
+    assert [each for each in wanted if not is_recorded(*each)] == []
+
+
+def test_programs_of_a_model_with_windows_compile_for_a_cpu(tmp_path):
+    words = [
+        str(SCRIPT),
+        "compile",
+        "cpu-1",
+        "--tiny",
+        "--model",
+        "Gemma-3-1B",
+        "--json",
+        str(tmp_path / "records.json"),
+    ]
+    words += ["--programs", "decode 32", "prefill", "sample 32 GREEDY", "copy", "score"]
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     records = json.loads((tmp_path / "records.json").read_text())
-    assert [record["outcome"] for record in records] == ["passed"] * 4
+    assert [record["outcome"] for record in records] == ["passed"] * 5
     assert all(record["is_in_place"] and not record["large_moves"] for record in records)
     assert "Predicted" in done.stdout
 

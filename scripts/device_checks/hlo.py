@@ -6,11 +6,15 @@ from collections import Counter
 from collections.abc import Callable, Container, Iterator
 from typing import NamedTuple
 
-COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "reduce-scatter", "collective-permute")
 # Not copy-start, with which a TPU brings what it computes with into its vector memory.
 MOVES = {"copy", "convert", "transpose", "gather", "all-gather", "all-gather-start"}
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?[\w.\-]+ = (?:\()?\w+\[([\d,]*)\]\S* (?:.*?\) )?([\w\-]+)\(")
 
+_COLLECTIVE = re.compile(
+    r"^\s*(?:ROOT )?%?[\w.\-]+ = (.*?) (all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(-start)?\("
+)
+_SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
+_ITEM_BYTES = {"bf16": 2, "f16": 2, "s8": 1, "u8": 1, "pred": 1, "s64": 8, "f64": 8}
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
 _FUSED = re.compile(r"(?:fusion|reduce|map|scatter|sort)\(.*(?:calls|to_apply)=%?([\w.\-]+)")
 _WIDE = re.compile(r"^\s*(?:ROOT )?%?[\w.\-]+ = (bf16|f16|f32)\[([\d,]*)\]\S* ([\w\-]+)\(")
@@ -25,9 +29,12 @@ class Instruction(NamedTuple):
 
 
 def instructions(text: str) -> Iterator[Instruction]:
-    """Yield the instructions of all computations."""
+    """Yield the instructions of all computations; of those that are fused the last one only."""
+    fused, is_fused = set(_FUSED.findall(text)), False
     for line in text.splitlines():
-        if match := _INSTRUCTION.match(line):
+        if header := _COMPUTATION.match(line):
+            is_fused = header.group(1) in fused
+        if (match := _INSTRUCTION.match(line)) and not (is_fused and "ROOT " not in line):
             sizes, operation = match.groups()
             yield Instruction(operation, tuple(int(size) for size in sizes.split(",") if size))
 
@@ -50,13 +57,27 @@ def find_expanded(text: str, sizes: Container[int]) -> dict[str, int]:
     return dict(counts)
 
 
-def count_collectives(text: str) -> dict[str, int]:
-    """Return how many collectives of each kind there are."""
-    counts = {name: len(re.findall(rf" {name}(?:-start)?\(", text)) for name in COLLECTIVES}
-    return {name: count for name, count in counts.items() if count}
+def count_collectives(text: str) -> dict[str, list[int]]:
+    """Return of each kind of collective how many there are, and the bytes of all their results on one device."""
+    counts: dict[str, list[int]] = {}
+    for line in text.splitlines():
+        if match := _COLLECTIVE.match(line):
+            results, name, start = match.groups()
+            shapes = _SHAPE.findall(results)
+            if start and len(shapes) > 1:
+                shapes = shapes[len(shapes) // 2 :]  # the first half are the operands
+            entry = counts.setdefault(name, [0, 0])
+            entry[0] += 1
+            entry[1] += sum(
+                _ITEM_BYTES.get(kind, 4) * math.prod(map(int, filter(None, sizes.split(",")))) for kind, sizes in shapes
+            )
+    return counts
 
 
 def find_moves(text: str, is_large: Callable[[tuple[int, ...]], bool]) -> dict[str, int]:
-    """Return how often arrays with large shapes are copied, converted, transposed or gathered."""
+    """Return how often arrays with large shapes are copied, converted, transposed or gathered, and stored.
+
+    What a fusion computes on the way to its result is not stored.
+    """
     moves = (each for each in instructions(text) if each.operation in MOVES and is_large(each.shape))
     return dict(Counter(f"{each.operation}{list(each.shape)}" for each in moves))

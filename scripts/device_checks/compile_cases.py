@@ -1,0 +1,47 @@
+"""Which programs `scripts/device compile --short` compiles: few, and each for a reason."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Case:
+    """Programs of a model on a target.
+
+    programs   Beginnings of their names; none: those that were asked for.
+    layers     As of --layers; None: as asked for.
+    settings   Other options.
+    """
+
+    target: str
+    model: str
+    programs: tuple[str, ...] = ()
+    layers: int | None = None
+    quantization: str | None = None
+    kv_cache_dtype: str | None = None
+
+    def refine(self, options: Any) -> Any:
+        """Return the options with those of this case."""
+        names = ("programs", "layers", "quantization", "kv_cache_dtype")
+        own = {name: getattr(self, name) for name in names if getattr(self, name) not in (None, ())}
+        return replace(options, **own)
+
+
+def cases_of(targets: Sequence[str], models: Sequence[str]) -> list[Case]:
+    """Return the cases of all models on all targets."""
+    return [Case(target, model) for target in targets for model in models]
+
+
+SHORT = (
+    # The sampler is the same for all models with so large a vocabulary, and so are copies.
+    Case("v5e-1", "Qwen3-0.6B", ("decode 128", "prefill 512", "sample 128 SAMPLE", "sample 128 PROC", "copy", "score")),
+    Case("v6e-1", "Llama-3.1-8B", ("decode 32",)),
+    Case("v6e-4", "Llama-3.1-8B", ("decode 128",)),  # collectives
+    Case("v5p-8", "Gemma-3-27B", ("decode 128",)),  # two cache groups
+    Case("h200-1", "Llama-3.1-8B", ("decode 32", "decode 256", "prefill 2048", "sample 256", "copy", "score")),
+    Case("h200-1", "gpt-oss-20b", ("decode 32", "prefill 512")),  # sinks, windows, experts, heads of 64
+    Case("h100-8", "Llama-3.1-70B", ("decode 256",)),  # collectives
+    Case("a100-1", "Qwen3-0.6B", ("decode 32",)),  # other tensor cores
+    Case("l4-1", "Qwen3-0.6B", ("decode 32",)),  # less shared memory
+)
