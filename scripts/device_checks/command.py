@@ -17,7 +17,8 @@ its part:
     qwen06b      steps at Qwen3-0.6B's shape
     llama1b      steps at Llama-3.2-1B's shape
 
-`scripts/device compile` compiles for accelerators that are not there; see scripts/device compile --help.
+`scripts/device compile` compiles for accelerators that are not there; see scripts/device compile --help;
+`scripts/device kernels` predicts the time of attention on TPUs from compiled kernels.
 
 The floor of a step: the time to read the weights once or to compute its products, whichever is longer, plus the time
 to read the live context once. A short table comes last; --json keeps every record, rewritten after each. --tiny runs
@@ -129,6 +130,10 @@ def main(words: Sequence[str]) -> int:
         from scripts.device_checks import compile
 
         return compile.main(words[1:])
+    if words[:1] == ["kernels"]:
+        from scripts.device_checks import tpu_kernels
+
+        return tpu_kernels.main(words[1:])
     parser = argparse.ArgumentParser(
         prog="device", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -115,7 +115,7 @@ class MosaicAttention:
                 " of scalar memory; try a larger --block-size, or a smaller --max-model-len or --max-num-seqs."
             )
         num_tokens, num_heads, head_dim = query_TNH.shape
-        params = self._params(query_TNH, pages, inputs, scale, window, softcap)
+        params = self.make_params(query_TNH, pages, inputs, scale=scale, window=window, softcap=softcap)
         query_TNL = pad_last(query_TNH.astype(pages.number_PXZL.dtype), params.lanes)
         query_TKGL = query_TNL.reshape(num_tokens, params.kv_heads, -1, params.lanes)
         sinks_KG = None if sinks is None else LOG2_E * sinks.astype(jnp.float32).reshape(params.kv_heads, -1)
@@ -125,14 +125,15 @@ class MosaicAttention:
         out_TKGH = out_TKGL[..., start : start + head_dim].astype(query_TNH.dtype)
         return out_TKGH.reshape(num_tokens, num_heads, head_dim)
 
-    def _params(
+    def make_params(
         self,
         query_TNH: Array,
         pages: MosaicPages,
         inputs: AttentionInputs,
+        *,
         scale: float,
-        window: int | None,
-        softcap: float | None,
+        window: int | None = None,
+        softcap: float | None = None,
     ) -> MosaicParams:
         """Return what a call fixes: blocks that fit into a row, tiles that fit into the queries of a row."""
         _, num_stored, page_size, lanes = pages.number_PXZL.shape

@@ -78,10 +78,14 @@ def _decode_kernel(*refs: Any, has_sinks: bool, width: int, params: MosaicParams
     pages_ref, out_ref, blocks_ref, semaphores, cursor, *state_refs = refs
     ring = Ring(items, pages_ref, blocks_ref, semaphores, cursor, params)
     state = Softmax(*state_refs)
-    pl.when(pl.program_id(0) == 0)(ring.begin)
+
+    @pl.when(pl.program_id(0) == 0)
+    def _() -> None:
+        ring.begin()
+        for head in range(params.kv_heads):
+            state.begin(head, sinks_ref)
 
     def compute(index: Array, row: Array) -> None:
-        state.begin(sinks_ref)
         first, end = items.first_page_I[row], items.end_page_I[row]
         low, length = low_ref[row], length_ref[row]
 
@@ -99,7 +103,7 @@ def _decode_kernel(*refs: Any, has_sinks: bool, width: int, params: MosaicParams
 
         jax.lax.fori_loop(0, pl.cdiv(end - first, params.block_pages), add_block, None)
         for head in range(params.kv_heads):
-            out_ref[index, head] = state.finish(head).astype(out_ref.dtype)
+            out_ref[index, head] = state.finish(head, sinks_ref).astype(out_ref.dtype)
 
     def run_row(index: Array, _: None) -> None:
         row = pl.program_id(0) * query_ref.shape[0] + index

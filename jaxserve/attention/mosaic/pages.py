@@ -84,7 +84,7 @@ class MosaicConfig:
     prefill_block_bytes: int = 2**21
     num_buffers: int = 2
     tile_rows: int = 512
-    part_tokens: tuple[int, ...] = (128, 256)
+    part_tokens: tuple[int, ...] = (128, 256, 384)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ Blocks that every query of the tile sees whole are not masked; of the others, pa
 """
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -19,6 +20,8 @@ from jaxserve.attention.mosaic.pages import LANES, MosaicPages, MosaicParams
 from jaxserve.attention.mosaic.softmax import Softmax, add_head, state_shapes
 
 VECTOR_BYTES = 64 * 2**20  # of the 128 MiB of v5e and v6e
+
+UNROLLED_HEADS = 2  # of one turn: the products of one overlap with the softmax of the other
 
 
 def prefill(
@@ -103,11 +106,14 @@ def _prefill_kernel(*refs: Any, has_sinks: bool, width: int, params: MosaicParam
     pages_ref, out_ref, blocks_ref, semaphores, cursor, *state_refs = refs
     ring = Ring(items, pages_ref, blocks_ref, semaphores, cursor, params)
     state, tile = Softmax(*state_refs), pl.program_id(0)
-    pl.when(tile == 0)(ring.begin)
+
+    @pl.when(tile == 0)
+    def _() -> None:
+        ring.begin()
+        jax.lax.fori_loop(0, params.kv_heads, lambda head, _: state.begin(head, sinks_ref), None)
 
     @pl.when(tile < items.count_1[0])
     def _() -> None:
-        state.begin(sinks_ref)
         first_page, end_page = items.first_page_I[tile], items.end_page_I[tile]
         first, end = first_ref[tile], end_ref[tile]
 
@@ -121,9 +127,9 @@ def _prefill_kernel(*refs: Any, has_sinks: bool, width: int, params: MosaicParam
         jax.lax.fori_loop(0, pl.cdiv(end_page - first_page, params.block_pages), add_block, None)
 
         def finish(head: Array, _: None) -> None:
-            out_ref[0, head] = state.finish(head).astype(out_ref.dtype)
+            out_ref[0, head] = state.finish(head, sinks_ref).astype(out_ref.dtype)
 
-        jax.lax.fori_loop(0, params.kv_heads, finish, None)
+        jax.lax.fori_loop(0, params.kv_heads, finish, None, unroll=math.gcd(params.kv_heads, UNROLLED_HEADS))
 
 
 def _add_block(ring: Ring, state: Softmax, query_ref: Any, slot: Array, start: Array, first: Array, end: Array) -> None:
@@ -163,4 +169,4 @@ def _add_tokens(ring: Ring, state: Softmax, query_ref: Any, slot: Array, size: i
         key_SL, value_SL = ring.load_head(slot, head, size)
         add_head(state, head, query_ref[0, head], key_SL, value_SL, seen_MS, params)
 
-    jax.lax.fori_loop(0, params.kv_heads, add, None)
+    jax.lax.fori_loop(0, params.kv_heads, add, None, unroll=math.gcd(params.kv_heads, UNROLLED_HEADS))

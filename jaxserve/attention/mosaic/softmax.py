@@ -33,21 +33,20 @@ class Softmax:
     sum_KML: Any
     acc_KML: Any
 
-    def begin(self, sinks_ref: Any) -> None:
-        """Forget all keys; sinks_ref, float32 [K, M, LANES] in units of log 2, has weight before there is any."""
-        if sinks_ref is None:
-            self.max_KML[...] = jnp.full(self.max_KML.shape, MASKED_SCORE, jnp.float32)
-            self.sum_KML[...] = jnp.zeros(self.sum_KML.shape, jnp.float32)
-        else:
-            self.max_KML[...] = sinks_ref[...]
-            lane = jax.lax.broadcasted_iota(jnp.int32, self.sum_KML.shape, 2)
-            self.sum_KML[...] = (lane == 0).astype(jnp.float32)
-        self.acc_KML[...] = jnp.zeros(self.acc_KML.shape, jnp.float32)
+    def begin(self, head: Array | int, sinks_ref: Any) -> None:
+        """Forget all keys of a head; sinks_ref, float32 [K, M, LANES] in units of log 2, has weight before any."""
+        line, lane_ML = self.max_KML.shape[1:], jax.lax.broadcasted_iota(jnp.int32, self.sum_KML.shape[1:], 1)
+        has_sinks = sinks_ref is not None
+        self.max_KML[head] = sinks_ref[head] if has_sinks else jnp.full(line, MASKED_SCORE, jnp.float32)
+        self.sum_KML[head] = (lane_ML == 0).astype(jnp.float32) if has_sinks else jnp.zeros(line, jnp.float32)
+        self.acc_KML[head] = jnp.zeros(self.acc_KML.shape[1:], jnp.float32)
 
-    def finish(self, head: Array | int) -> Array:
-        """Return the answers of one key head, float32 [M, L]: zeros for queries that saw nothing."""
+    def finish(self, head: Array | int, sinks_ref: Any) -> Array:
+        """Return the answers of one head, float32 [M, L], zeros for queries that saw nothing, and begin anew."""
         total_M1 = jnp.sum(self.sum_KML[head], axis=1, keepdims=True)
-        return self.acc_KML[head] / jnp.where(total_M1 == 0, 1.0, total_M1)
+        answer_ML = self.acc_KML[head] / jnp.where(total_M1 == 0, 1.0, total_M1)
+        self.begin(head, sinks_ref)
+        return answer_ML
 
 
 def add_head(

@@ -1,0 +1,299 @@
+"""Predicts what attention takes on TPUs that are not there: bundles of the compiled kernels against their limits.
+
+    python3 scripts/device kernels [--target v5e ...] [--shape NAME ...] [--backend mosaic tpu]
+        [--kind decode prefill] [--json FILE]
+
+Needs libtpu, as `scripts/device compile` does. The final VLIW bundles of a kernel are its cycles or fewer; all branches
+of a loop count, taken or not. What is computed from them and from the datasheets is a prediction, and nothing ran:
+
+    decode    rows of the same context; `load` is the bundles in percent of the time to read what the rows see once,
+              `time` the longer of bundles and copies, which go on at the same time, in percent of the same
+    prefill   one prompt from its beginning; `peak` is the time of its products, of each query with the keys that it
+              sees, in percent of the longer of bundles and copies
+    write     of the decode step's tokens, in percent of the same as decode
+"""
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scripts.device_checks.bundles import Loop, find_kernel
+from scripts.device_checks.compile_targets import TARGETS, describe_devices, prepare_environment, tell_kernels
+from scripts.device_checks.report import Record
+
+PROGRAM = Path(__file__).resolve().parents[1] / "device"
+DECODE_ROWS, CONTEXTS, PROMPTS = (32, 128), (128, 1024, 4096), (1024, 2048, 8192)
+PAGE_SIZE, MAX_TOKENS, CHUNK = 32, 8192, 2048
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One TPU core and its memory, by the datasheet; the clock is assumed."""
+
+    clock_hz: float
+    bytes_per_s: float
+    products_per_s: float
+
+    @property
+    def bytes_per_cycle(self) -> float:
+        """Bytes that are read from memory in a cycle."""
+        return self.bytes_per_s / self.clock_hz
+
+    @property
+    def flops_per_cycle(self) -> float:
+        """Additions and multiplications in bfloat16 in a cycle."""
+        return self.products_per_s / self.clock_hz
+
+
+CHIPS = {
+    "v5e": Chip(1.5e9, 819e9, 197e12),
+    "v5p": Chip(1.75e9, 2765e9, 459e12),
+    "v6e": Chip(1.75e9, 1640e9, 918e12),
+}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Heads of a layer in bfloat16, and how it attends."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    how: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of the keys and values of one token."""
+        return 2 * self.kv_heads * self.head_dim * 2
+
+
+SHAPES = {
+    "Llama-3.1-8B": Shape(32, 8, 128),
+    "Qwen3-0.6B": Shape(16, 8, 128),
+    "gpt-oss-20B": Shape(64, 8, 64, {"sinks": True}),
+    "Gemma-2-9B": Shape(16, 8, 256, {"softcap": 50.0}),
+    "64 heads on 4": Shape(64, 4, 128),
+}
+
+
+def _compile(shape: Shape, backend: Any, device: Any, rows: int, tokens: int) -> tuple[Any, Record]:
+    """Compile a write and attention for rows that have so many tokens together.
+
+    Returns what the kernel is called with, None for JAX's, and what the compiler took and made. Raises RuntimeError if
+    the pages would be copied.
+    """
+    import jax
+    import jax.numpy as jnp
+    from jax.sharding import SingleDeviceSharding
+
+    from jaxserve.attention.inputs import AttentionInputs
+
+    def describe(*sizes: int, dtype: Any = jnp.bfloat16) -> Any:
+        return jax.ShapeDtypeStruct(sizes, dtype, sharding=SingleDeviceSharding(device))
+
+    made = jax.eval_shape(lambda: backend.make_pages(2048, PAGE_SIZE, shape.kv_heads, shape.head_dim, jnp.bfloat16))
+    pages = jax.tree.map(lambda leaf: describe(*leaf.shape, dtype=leaf.dtype), made)
+    sizes = ((tokens,), (tokens,), (rows, MAX_TOKENS // PAGE_SIZE), (rows,), (rows + 1,))
+    facts = (describe(*each, dtype=jnp.int32) for each in sizes)
+    inputs = AttentionInputs(*facts, max_queries_per_row=tokens // rows)
+    sinks = describe(shape.heads) if shape.how.get("sinks") else None
+
+    def step(query: Any, key: Any, value: Any, pages: Any, inputs: Any, sinks: Any) -> Any:
+        pages = backend.write(pages, key, value, inputs.slot_T)
+        how = shape.how | {"sinks": sinks}
+        return backend.attend(query, pages, inputs, scale=shape.head_dim**-0.5, **how), pages
+
+    numbers = [describe(tokens, heads, shape.head_dim) for heads in (shape.heads, shape.kv_heads, shape.kv_heads)]
+    lowered = jax.jit(step, donate_argnums=3, keep_unused=True).lower(*numbers, pages, inputs, sinks)
+    began = time.monotonic()
+    compiled = lowered.compile()
+    seconds = time.monotonic() - began
+    pool_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(pages))
+    analysis = compiled.memory_analysis()
+    if analysis is None or analysis.alias_size_in_bytes < pool_bytes:
+        raise RuntimeError(f"not all {pool_bytes} bytes of pages are updated in place: {analysis}")
+    params = backend.make_params(numbers[0], pages, inputs, scale=1.0) if backend.name == "mosaic" else None
+    return params, {"compile_s": round(seconds, 1), "code_bytes": analysis.generated_code_size_in_bytes}
+
+
+def _busiest(kernel: Loop) -> Loop:
+    """Return the innermost loop with the most products."""
+    return max(kernel.walk(), key=lambda loop: (loop.products, loop.depth))
+
+
+def _parent(loop: Loop) -> Loop:
+    assert loop.parent is not None
+    return loop.parent
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A compiled kernel, and the sizes that it was compiled with.
+
+    block_tokens   of one turn of its loop
+    tile           rows of one turn of the grid of decode; queries of one of prefill
+    """
+
+    loops: Loop
+    backend: str
+    block_tokens: int
+    tile: int
+
+    def decode_cycles(self, rows: int, context: int) -> tuple[float, int]:
+        """Return the bundles of a step, and the tokens that it fetches."""
+        block = _busiest(self.loops)
+        row, blocks, pages = _parent(block), -(-context // self.block_tokens), -(-context // PAGE_SIZE)
+        per_row = row.bundles + blocks * block.bundles
+        fetched = blocks * self.block_tokens
+        if self.backend == "mosaic":
+            rest = pages % (self.block_tokens // PAGE_SIZE)
+            per_row += pages * block.inner[0].bundles + rest * block.inner[1].bundles
+            fetched = pages * PAGE_SIZE
+        per_turn = _parent(row).bundles if row.depth > 1 else 0
+        return self.loops.bundles + rows * per_row + -(-rows // self.tile) * per_turn, rows * fetched
+
+    def prefill_cycles(self, tokens: int, kv_heads: int, parts: tuple[int, ...]) -> tuple[float, int]:
+        """Return the bundles of a prompt, and the tokens that its tiles fetch."""
+        tiles, cycles, fetched = -(-tokens // self.tile), float(self.loops.bundles), 0
+        if self.backend != "mosaic":
+            block = _busiest(self.loops)
+            blocks = tiles * -(-tokens // self.block_tokens)
+            per_tile = _parent(block).bundles + _parent(_parent(block)).bundles
+            return cycles + tiles * per_tile + blocks * block.bundles, blocks * self.block_tokens
+        from jaxserve.attention.mosaic import prefill
+
+        heads = [loop for loop in self.loops.walk() if loop.products and not loop.inner]
+        block = _parent(heads[0])
+        turn, finish = _parent(block), _parent(block).inner[-1]
+        turns = kv_heads / math.gcd(kv_heads, prefill.UNROLLED_HEADS)
+        for tile in range(tiles):
+            first, end = tile * self.tile, min(tokens, (tile + 1) * self.tile)
+            cycles += turn.bundles + turns * finish.bundles
+            for start in range(0, end, self.block_tokens):
+                seen = min(self.block_tokens, end - start)
+                part = next(index for index, size in enumerate(parts) if seen <= size)
+                head = heads[0] if start + self.block_tokens <= first + 1 else heads[1 + part]
+                pages = -(-seen // PAGE_SIZE)
+                cycles += block.bundles + turns * head.bundles + pages * block.inner[0].bundles
+                fetched += pages * PAGE_SIZE
+        return cycles, fetched
+
+    def write_cycles(self, tokens: int) -> float:
+        """Return the bundles of a write of single tokens."""
+        run = max(self.loops.inner, key=lambda loop: loop.bundles if loop.inner else 0)
+        return self.loops.bundles + tokens * (run.bundles + run.inner[0].bundles)
+
+
+def _predict(dump: Path, chip: Chip, shape: Shape, name: str, params: Any, what: str, rows: int) -> Iterator[Record]:
+    """Yield what the kernels that were compiled last need."""
+    from jaxserve.attention import tpu
+    from jaxserve.attention.mosaic import decode
+
+    if name == "mosaic":
+        loops, block_tokens, parts = find_kernel(dump, f"paged_{what}"), params.block_tokens, params.part_sizes
+        kernel = Kernel(loops, name, block_tokens, decode.GRID_ROWS if what == "decode" else params.tile_queries)
+        stored_bytes = shape.token_bytes
+    else:
+        stored_bytes = shape.token_bytes * -(-shape.head_dim // 128) * 128 // shape.head_dim
+        block_tokens, parts = max(1, tpu.BLOCK_BYTES // (stored_bytes * PAGE_SIZE)) * PAGE_SIZE, ()
+        most = tpu.DECODE_BLOCK_QUERIES if what == "decode" else tpu.BLOCK_QUERIES
+        kernel = Kernel(find_kernel(dump, "ragged_paged_attention"), name, block_tokens, most)
+    if what == "prefill":
+        for tokens in PROMPTS:
+            bundles, fetched = kernel.prefill_cycles(tokens, shape.kv_heads, parts)
+            longest = max(bundles, fetched * stored_bytes / chip.bytes_per_cycle)
+            least = 4 * shape.heads * shape.head_dim * tokens * (tokens + 1) / 2 / chip.flops_per_cycle
+            yield {"kind": "prefill", "tokens": tokens, "bundles": round(bundles), "peak": round(100 * least / longest)}
+        return
+    for count in (count for count in DECODE_ROWS if count <= rows):
+        for context in CONTEXTS:
+            least = count * context * shape.token_bytes / chip.bytes_per_cycle
+            bundles, fetched = kernel.decode_cycles(count, context)
+            longest = max(bundles, fetched * stored_bytes / chip.bytes_per_cycle)
+            sizes = {"rows": count, "context": context, "bundles": round(bundles)}
+            yield {
+                "kind": "decode",
+                **sizes,
+                "load": round(100 * bundles / least),
+                "time": round(100 * longest / least),
+            }
+            if name == "mosaic":
+                written = Kernel(find_kernel(dump, "page_write"), name, 0, 0).write_cycles(count)
+                yield {"kind": "write", **sizes, "bundles": round(written), "load": round(100 * written / least)}
+
+
+def _run_here(
+    target_name: str, shapes: Sequence[str], backends: Sequence[str], kinds: Sequence[str], dump: Path
+) -> None:
+    """Compile for one target in this process, which libtpu gives its bundles, and print a record a line."""
+    from jaxserve.attention import BACKENDS
+
+    target = TARGETS[target_name]
+    prepare_environment(target)
+    device = describe_devices(target, 1)[0]
+    for name in shapes:
+        for backend in backends:
+            for what in kinds:
+                rows, tokens = (max(DECODE_ROWS), max(DECODE_ROWS)) if what == "decode" else (1, CHUNK)
+                about = {"target": target_name, "model": name, "backend": backend}
+                try:
+                    with tell_kernels(target, device, 1):
+                        params, cost = _compile(SHAPES[name], BACKENDS[backend](), device, rows, tokens)
+                    for record in _predict(dump, CHIPS[target_name], SHAPES[name], backend, params, what, rows):
+                        print(json.dumps(about | record | cost), flush=True)
+                except Exception as error:  # a kernel that does not compile must not hide what the others do
+                    why = f"{type(error).__name__}: {error}"[:300]
+                    print(json.dumps(about | {"kind": what, "outcome": "failed", "why": why}), flush=True)
+                for path in dump.iterdir():
+                    path.unlink()
+
+
+def _run_apart(target: str, arguments: argparse.Namespace) -> list[Record]:
+    """Compile for one target in a process of its own, and return its records."""
+    with tempfile.TemporaryDirectory() as dump:
+        options = ["--target", target, "--shape", *arguments.shape, "--backend", *arguments.backend]
+        options += ["--kind", *arguments.kind, "--dump", dump]
+        told = f"--xla_jf_dump_to={dump} --xla_jf_dump_llo_text=true --xla_jf_dump_hlo_text=false"
+        environment = os.environ | {"LIBTPU_INIT_ARGS": told + " --xla_jf_dump_llo_html=false"}
+        command = [sys.executable, str(PROGRAM), "kernels", *options]
+        records = []
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if line.startswith("{"):
+                    records.append(json.loads(line))
+                    print(" ".join(f"{key} {value}" for key, value in records[-1].items()), flush=True)
+        if process.returncode:
+            records.append({"target": target, "outcome": "failed", "why": f"ended with status {process.returncode}"})
+        return records
+
+
+def main(words: Sequence[str]) -> int:
+    """Predict for the targets that the words name; return 1 if a kernel does not compile, else 0."""
+    parser = argparse.ArgumentParser(
+        prog="device kernels", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--target", nargs="+", default=list(CHIPS), choices=sorted(CHIPS))
+    parser.add_argument("--shape", nargs="+", default=list(SHAPES), choices=sorted(SHAPES))
+    parser.add_argument("--backend", nargs="+", default=["mosaic", "tpu"], choices=["mosaic", "tpu"])
+    parser.add_argument("--kind", nargs="+", default=["decode", "prefill"], choices=["decode", "prefill"])
+    parser.add_argument("--json", type=Path, help="write every record here")
+    parser.add_argument("--dump", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args(words)
+    if arguments.dump:
+        _run_here(arguments.target[0], arguments.shape, arguments.backend, arguments.kind, arguments.dump)
+        return 0
+    print("Predicted from compiled kernels; nothing ran.", flush=True)
+    records = [record for target in arguments.target for record in _run_apart(target, arguments)]
+    if arguments.json:
+        arguments.json.write_text(json.dumps(records, indent=1) + "\n")
+    return int(any(record.get("outcome") == "failed" for record in records))
