@@ -13,6 +13,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxserve.attention import AttentionInputs, choose_backend
 from jaxserve.attention.mosaic import MosaicAttention, MosaicConfig
 from jaxserve.attention.mosaic.pages import join_heads
+from jaxserve.attention.page_types import quantize
 from jaxserve.errors import BadConfig
 from tests.attention import cases
 from tests.attention.cases import PAGE, Case, fill_with_nan
@@ -32,17 +33,27 @@ class Interpreted(MosaicAttention):
         super().__init__(interpret=STRICT, config=SMALL)
 
     def write(self, pages, key_TKH, value_TKH, slot_T):
-        number_PXZL = np.array(pages.number_PXZL)
-        new_TXL = np.asarray(join_heads(jnp.asarray(key_TKH), jnp.asarray(value_TKH)))
-        real_T = slot_T >= cases.PAGE
-        slot_T = slot_T[real_T]
-        number_PXZL[slot_T // cases.PAGE, :, slot_T % cases.PAGE] = new_TXL[real_T]
-        return dataclasses.replace(pages, number_PXZL=jnp.asarray(number_PXZL))
+        return put(pages, key_TKH, value_TKH, slot_T)
 
     def attend(self, query_TNH, pages, inputs, **how):
         return interpret(lambda query, pages: super(Interpreted, self).attend(query, pages, inputs, **how))(
             jnp.asarray(query_TNH), pages
         )
+
+
+def put(pages, key_TKH, value_TKH, slot_T):
+    """What a write makes of the pages, by numpy."""
+    size, real_T = pages.page_size, slot_T >= pages.page_size
+    slot_T = slot_T[real_T]
+    place = (slot_T // size, slice(None), slot_T % size)
+    keys, values = (quantize(jnp.asarray(each[real_T]), pages.number_type) for each in (key_TKH, value_TKH))
+    planes = [np.array(plane) for plane in pages.planes]
+    planes[0][place] = np.asarray(join_heads(keys[0], values[0])).view(planes[0].dtype)
+    if len(planes) > 1:
+        planes[1][place] = np.concatenate([keys[1], values[1]], axis=1)
+    return dataclasses.replace(
+        pages, number_PXZL=jnp.asarray(planes[0]), scale_PYZ=jnp.asarray(planes[1]) if len(planes) > 1 else None
+    )
 
 
 def interpret(function):
@@ -122,20 +133,28 @@ def test_nothing_is_read_from_pages_that_a_window_has_freed(mosaic):
     np.testing.assert_allclose(out, case.expect(scale=0.1, window=20), atol=3e-6)
 
 
-@pytest.mark.parametrize(("dtype", "head_dim"), [(jnp.float32, 128), (jnp.bfloat16, 64)])
-def test_a_write_puts_every_token_into_its_slot_and_leaves_the_others(dtype, head_dim):
+@pytest.mark.parametrize("page_type", [jnp.int8, jnp.float8_e4m3fn, jnp.float8_e5m2])
+@pytest.mark.parametrize("columns", [1, 8])
+def test_pages_of_8_bits_answer_over_what_they_hold(mosaic, monkeypatch, page_type, columns):
+    monkeypatch.setattr(cases, "PAGE", 128)
+    case = Case(mosaic, [200, 3, 130], columns, heads=4, kv_heads=2, head_dim=64, pages_dtype=page_type)
+    case.check(mosaic, scale=0.1, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("page_type", "page", "head_dim"), [(jnp.float32, 32, 128), (jnp.bfloat16, 32, 64), (jnp.float8_e4m3fn, 128, 64)]
+)
+def test_a_write_puts_every_token_into_its_slot_and_leaves_the_others(page_type, page, head_dim):
     """Runs over borders of tiles and pages, single tokens, and padding; more runs than there are tiles."""
     rng, backend = np.random.default_rng(0), MosaicAttention(interpret=STRICT)
-    singles = rng.permutation(np.arange(128, 288, 16))
-    slot = np.concatenate([np.arange(90, 117), singles, [0, 0], np.arange(64, 70), [0]]).astype(np.int32)
+    run, singles = np.arange(3 * page - 6, 3 * page + 21), rng.permutation(np.arange(4, 14)) * page + 7
+    slot = np.concatenate([run, singles, [0, 0], np.arange(2 * page, 2 * page + 6), [0]]).astype(np.int32)
+    dtype = jnp.bfloat16 if page_type == jnp.bfloat16 else jnp.float32
     key, value = (rng.normal(size=(len(slot), 2, head_dim)).astype(dtype) for _ in range(2))
-    before = fill_with_nan(backend.make_pages(9, 32, 2, head_dim, dtype))
-    pages = interpret(backend.write)(before, key, value, slot)
-    expected = np.array(before.number_PXZL, np.float32)
-    real = slot >= 32
-    new = np.asarray(join_heads(jnp.asarray(key), jnp.asarray(value)), np.float32)[real]
-    expected[slot[real] // 32, :, slot[real] % 32] = new
-    np.testing.assert_array_equal(np.asarray(pages.number_PXZL, np.float32), expected)
+    before = fill_with_nan(backend.make_pages(15, page, 2, head_dim, page_type))
+    after = interpret(backend.write)(before, key, value, slot)
+    for plane, expected in zip(after.planes, put(before, key, value, slot).planes, strict=True):
+        np.testing.assert_array_equal(np.asarray(plane, np.float32), np.asarray(expected, np.float32))
 
 
 @pytest.mark.parametrize(
@@ -170,7 +189,9 @@ def test_it_lowers_for_a_tpu(rows, columns, heads, kv_heads, head_dim, how):
 
 def test_what_the_kernels_cannot_hold_is_refused_by_name():
     backend = MosaicAttention()
-    with pytest.raises(BadConfig, match=r"int8; try --kv-cache-dtype bfloat16"):
+    with pytest.raises(BadConfig, match=r"float16; try --kv-cache-dtype bfloat16"):
+        backend.make_pages(4, 32, 4, 128, jnp.float16)
+    with pytest.raises(BadConfig, match=r"128 or more in int8, and not 32; try --block-size 128"):
         backend.make_pages(4, 32, 4, 128, jnp.int8)
     for size in (8, 48):
         with pytest.raises(BadConfig, match=f"16 or more in bfloat16, and not {size}; try --block-size 32"):

@@ -15,6 +15,7 @@ Pallas is imported at the first use, because other platforms never need it.
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -28,10 +29,11 @@ from jaxserve.attention.mosaic.pages import (
     MosaicPages,
     MosaicParams,
     join_heads,
+    min_page_size,
     pad_last,
     stored_shape,
-    tile_rows,
 )
+from jaxserve.attention.page_types import SCALE_DTYPE, has_scales, quantize
 from jaxserve.errors import BadConfig
 
 TABLE_BYTES = 2**20 - 2**15  # scalar memory of a core is 1 MiB on v5e and later; the kernels need some of it
@@ -67,28 +69,34 @@ class MosaicAttention:
     def make_pages(self, num_pages: int, page_size: int, kv_heads: int, head_dim: int, dtype: Any) -> MosaicPages:
         """Return one layer's pages, all zeros.
 
-        Raises BadConfig if pages are no whole tiles, or for types other than bfloat16 and float32.
+        Raises BadConfig if pages are no whole tiles, or for float16.
         """
         dtype = jnp.dtype(dtype)
-        if dtype not in (jnp.bfloat16, jnp.float32):
-            raise BadConfig(
-                f"attention_backend 'mosaic' does not store keys as {dtype}; try --kv-cache-dtype bfloat16, or"
-                " --attention-backend tpu."
-            )
-        least = tile_rows(dtype)
+        if dtype == jnp.float16:
+            raise BadConfig("attention_backend 'mosaic' does not store keys as float16; try --kv-cache-dtype bfloat16.")
+        least = min_page_size(dtype)
         if page_size < least or page_size & (page_size - 1):
             raise BadConfig(
                 f"attention_backend 'mosaic' needs pages of a power of two of tokens, {least} or more in {dtype}, and"
                 f" not {page_size}; try --block-size {max(least, MIN_PAGE_SIZE)}."
             )
         num_stored, lanes = stored_shape(kv_heads, head_dim)
-        return MosaicPages(jnp.zeros((num_pages, num_stored, page_size, lanes), dtype), kv_heads)
+        number_PXZL = jnp.zeros((num_pages, num_stored, page_size, lanes), jnp.int8 if has_scales(dtype) else dtype)
+        scale_PYZ = jnp.zeros((num_pages, 2 * kv_heads, page_size), SCALE_DTYPE) if has_scales(dtype) else None
+        return MosaicPages(number_PXZL, scale_PYZ, kv_heads, dtype)
 
     def write(self, pages: MosaicPages, key_TKH: Array, value_TKH: Array, slot_T: Array) -> MosaicPages:
         """Return the pages with the tokens in their slots. Donate pages."""
         from jaxserve.attention.mosaic.write import write
 
-        return write(pages, join_heads(key_TKH, value_TKH), slot_T, interpret=self.interpret)
+        key_TKH, key_scale_TK = quantize(key_TKH, pages.number_type)
+        value_TKH, value_scale_TK = quantize(value_TKH, pages.number_type)
+        new_TXL = join_heads(key_TKH, value_TKH)
+        if key_scale_TK is None or value_scale_TK is None:
+            return write(pages, (new_TXL,), slot_T, interpret=self.interpret)
+        scale_TY = jnp.concatenate([key_scale_TK, value_scale_TK], axis=1)
+        new_TXL = jax.lax.bitcast_convert_type(new_TXL, jnp.int8)
+        return write(pages, (new_TXL, scale_TY), slot_T, interpret=self.interpret)
 
     def attend(
         self,
@@ -116,7 +124,8 @@ class MosaicAttention:
             )
         num_tokens, num_heads, head_dim = query_TNH.shape
         params = self.make_params(query_TNH, pages, inputs, scale=scale, window=window, softcap=softcap)
-        query_TNL = pad_last(query_TNH.astype(pages.number_PXZL.dtype), params.lanes)
+        query_type = query_TNH.dtype if has_scales(pages.number_type) else pages.number_type
+        query_TNL = pad_last(query_TNH.astype(query_type), params.lanes)
         query_TKGL = query_TNL.reshape(num_tokens, params.kv_heads, -1, params.lanes)
         sinks_KG = None if sinks is None else LOG2_E * sinks.astype(jnp.float32).reshape(params.kv_heads, -1)
         attend = decode if inputs.max_queries_per_row == 1 else prefill
@@ -156,6 +165,7 @@ class MosaicAttention:
             scale=scale * LOG2_E if softcap is None else scale / softcap,
             window=window,
             softcap=softcap,
+            number_type=pages.number_type,
         )
 
 

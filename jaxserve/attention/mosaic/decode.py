@@ -52,31 +52,34 @@ def decode(
         sinks.append(jnp.broadcast_to(jnp.pad(sinks_KG, ((0, 0), (0, missing)))[..., None], line))
     rows_spec = pl.BlockSpec((per_turn, *tile), lambda turn, *_: (turn, 0, 0, 0))
     out_BKML = pl.pallas_call(
-        functools.partial(_decode_kernel, has_sinks=bool(sinks), width=width, params=params),
+        functools.partial(
+            _decode_kernel, num_planes=len(pages.planes), has_sinks=bool(sinks), width=width, params=params
+        ),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=len(scalars),
             grid=(num_rows // per_turn,),
             in_specs=[
                 rows_spec,
                 *[pl.BlockSpec(line, lambda turn, *_: (0, 0, 0))] * len(sinks),
-                pl.BlockSpec(memory_space=pl.ANY),
+                *[pl.BlockSpec(memory_space=pl.ANY)] * len(pages.planes),
             ],
             out_specs=rows_spec,
-            scratch_shapes=[*ring_shapes(pages.number_PXZL, params), *state_shapes(*tile)],
+            scratch_shapes=[*ring_shapes(pages.planes, params), *state_shapes(*tile)],
         ),
         out_shape=jax.ShapeDtypeStruct(query_BKML.shape, query_BKML.dtype),
         compiler_params=pltpu.CompilerParams(dimension_semantics=("arbitrary",), disable_bounds_checks=True),
         interpret=interpret,
         name="paged_decode",
-    )(*scalars, query_BKML, *sinks, pages.number_PXZL)
+    )(*scalars, query_BKML, *sinks, *pages.planes)
     return out_BKML[:, :, : params.group]
 
 
-def _decode_kernel(*refs: Any, has_sinks: bool, width: int, params: MosaicParams) -> None:
+def _decode_kernel(*refs: Any, num_planes: int, has_sinks: bool, width: int, params: MosaicParams) -> None:
     items, (low_ref, length_ref, query_ref) = Items.read(refs, width), refs[5:8]
     sinks_ref, refs = (refs[8], refs[9:]) if has_sinks else (None, refs[8:])
-    pages_ref, out_ref, blocks_ref, semaphores, cursor, *state_refs = refs
-    ring = Ring(items, pages_ref, blocks_ref, semaphores, cursor, params)
+    planes, out_ref, blocks = refs[:num_planes], refs[num_planes], refs[num_planes + 1 : 2 * num_planes + 1]
+    semaphores, cursor, *state_refs = refs[2 * num_planes + 1 :]
+    ring = Ring(items, planes, blocks, semaphores, cursor, params)
     state = Softmax(*state_refs)
 
     @pl.when(pl.program_id(0) == 0)
@@ -98,8 +101,8 @@ def _decode_kernel(*refs: Any, has_sinks: bool, width: int, params: MosaicParams
             position_1S = page * params.page_size + lane_1S
             seen_1S = (position_1S < length) & (position_1S >= low)
             for head in range(params.kv_heads):
-                key_SL, value_SL = ring.load_head(slot, head, params.block_tokens)
-                add_head(state, head, query_ref[index, head], key_SL, value_SL, seen_1S, params)
+                keys = ring.load_head(slot, head, params.block_tokens, query_ref.dtype)
+                add_head(state, head, query_ref[index, head], keys, seen_1S, params)
 
         jax.lax.fori_loop(0, pl.cdiv(end - first, params.block_pages), add_block, None)
         for head in range(params.kv_heads):

@@ -1,7 +1,7 @@
 """Fetches of pages into a ring of blocks in vector memory, as many pages as an item needs and none more."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +16,11 @@ ITEM, PAGE, FETCHED, USED = range(4)
 NUM_PLACES = 4
 
 
-def ring_shapes(pages_PXZL: Array, params: MosaicParams) -> tuple[Any, ...]:
-    """Return what a ring needs of memory: its blocks, their semaphores and the cursor."""
-    blocks = (params.num_buffers, params.block_pages, *pages_PXZL.shape[1:])
+def ring_shapes(planes: tuple[Array, ...], params: MosaicParams) -> tuple[Any, ...]:
+    """Return what a ring needs of memory: the blocks of each plane, their semaphores and the cursor."""
+    blocks = (params.num_buffers, params.block_pages)
     return (
-        pltpu.VMEM(blocks, pages_PXZL.dtype),
+        *(pltpu.VMEM((*blocks, *plane.shape[1:]), plane.dtype) for plane in planes),
         pltpu.SemaphoreType.DMA((params.num_buffers,)),
         pltpu.SMEM((NUM_PLACES,), jnp.int32),
     )
@@ -50,19 +50,28 @@ class Items:
         return cls(row_I, first_page_I, end_page_I, count_1, table_X, width)
 
 
+class HeadBlock(NamedTuple):
+    """The keys and values of one head in a block, and what they are multiplied by, if anything."""
+
+    key_SL: Array
+    value_SL: Array
+    key_scale_1S: Array | None
+    value_scale_1S: Array | None
+
+
 @dataclass(frozen=True)
 class Ring:
     """References to the ring: the pages in HBM, blocks of them in vector memory, and what counts them.
 
-    pages_PXZL     in HBM
-    blocks_RCXZL   R = num_buffers blocks of C = block_pages pages
-    semaphore_R    of the fetches
-    cursor         int32 [NUM_PLACES], in scalar memory
+    planes        of the pages in HBM, [P, ...] each: numbers, and their scales if they have any
+    blocks        of each plane, [R, C, ...]: R = num_buffers blocks of C = block_pages pages
+    semaphore_R   of the fetches
+    cursor        int32 [NUM_PLACES], in scalar memory
     """
 
     items: Items
-    pages_PXZL: Any
-    blocks_RCXZL: Any
+    planes: tuple[Any, ...]
+    blocks: tuple[Any, ...]
     semaphore_R: Any
     cursor: Any
     params: MosaicParams
@@ -72,7 +81,8 @@ class Ring:
 
         def clear(index: Array, _: None) -> None:
             place = jax.lax.div(index, self.params.block_pages), jax.lax.rem(index, self.params.block_pages)
-            self.blocks_RCXZL[place] = jnp.zeros(self.blocks_RCXZL.shape[2:], self.blocks_RCXZL.dtype)
+            for block in self.blocks:
+                block[place] = jnp.zeros(block.shape[2:], block.dtype)
 
         jax.lax.fori_loop(0, self.params.num_buffers * self.params.block_pages, clear, None)
         self.cursor[ITEM] = jnp.int32(0)
@@ -93,9 +103,10 @@ class Ring:
             first = items.row_I[item] * items.width + page
 
             def start(index: Array, _: None) -> None:
-                source = self.pages_PXZL.at[items.table_X[first + index]]
-                target = self.blocks_RCXZL.at[slot, index]
-                pltpu.make_async_copy(source, target, self.semaphore_R.at[slot]).start()
+                page = items.table_X[first + index]
+                for plane, block in zip(self.planes, self.blocks, strict=True):
+                    source, target = plane.at[page], block.at[slot, index]
+                    pltpu.make_async_copy(source, target, self.semaphore_R.at[slot]).start()
 
             jax.lax.fori_loop(0, jnp.minimum(self.params.block_pages, end - page), start, None)
             next_page = page + self.params.block_pages
@@ -111,24 +122,38 @@ class Ring:
         self.cursor[USED] += 1
         is_full = num_pages == self.params.block_pages
 
-        def wait_for(place: Any) -> None:
-            pltpu.make_async_copy(place, place, self.semaphore_R.at[slot]).wait()
+        def wait_for(*place: Array) -> None:
+            for block in self.blocks:
+                here = block.at[place]
+                pltpu.make_async_copy(here, here, self.semaphore_R.at[slot]).wait()
 
-        pl.when(is_full)(lambda: wait_for(self.blocks_RCXZL.at[slot]))
+        pl.when(is_full)(lambda: wait_for(slot))
 
         @pl.when(jnp.logical_not(is_full))
         def _() -> None:
-            jax.lax.fori_loop(0, num_pages, lambda index, _: wait_for(self.blocks_RCXZL.at[slot, index]), None)
+            jax.lax.fori_loop(0, num_pages, lambda index, _: wait_for(slot, index), None)
 
         return slot
 
-    def load_head(self, slot: Array, head: Array | int, size: int) -> tuple[Array, Array]:
-        """Return the keys and the values of one head, [S, L] each: of the first `size` tokens of a block."""
-        params, pages = self.params, pl.ds(0, size // self.params.page_size)
-        key_SL = self.blocks_RCXZL[slot, pages, head].reshape(size, params.lanes)
-        if params.is_paired:
-            return key_SL, key_SL
-        return key_SL, self.blocks_RCXZL[slot, pages, head + params.kv_heads].reshape(size, params.lanes)
+    def load_head(self, slot: Array, head: Array | int, size: int, dtype: Any) -> HeadBlock:
+        """Return the keys and the values of one head, in this type: of the first `size` tokens of a block."""
+        params, pages = self.params, size // self.params.page_size
+
+        def load(index: Array | int) -> Array:
+            number_SL = self.blocks[0][slot, pl.ds(0, pages), index].reshape(size, params.lanes)
+            if number_SL.dtype != params.number_type:
+                number_SL = pltpu.bitcast(number_SL, params.number_type)
+            return number_SL.astype(dtype)
+
+        def load_scales(index: Array | int) -> Array:
+            lines = [self.blocks[1][slot, page, pl.ds(index, 1)] for page in range(pages)]
+            return jnp.concatenate(lines, axis=1) if len(lines) > 1 else lines[0]
+
+        key_SL = load(head)
+        value_SL = key_SL if params.is_paired else load(head + params.kv_heads)
+        if len(self.blocks) == 1:
+            return HeadBlock(key_SL, value_SL, None, None)
+        return HeadBlock(key_SL, value_SL, load_scales(head), load_scales(head + params.kv_heads))
 
     def clear_behind(self, slot: Array, page: Array, length: Array) -> None:
         """Put zeros in place of the values behind a row's last token, in a block that begins with its page `page`.
@@ -145,6 +170,15 @@ class Ring:
             is_used_ZL = jax.lax.broadcasted_iota(jnp.int32, (params.page_size, params.lanes), 0) < used
             for head in range(params.kv_heads):
                 place = (slot, index, first_value + head)
-                number_ZL = self.blocks_RCXZL[place]
-                cleared_ZL = jnp.where(is_used_ZL, number_ZL.astype(jnp.float32), 0.0)
-                self.blocks_RCXZL[place] = cleared_ZL.astype(number_ZL.dtype)
+                number_ZL = self.blocks[0][place]
+                wide_ZL = widen(number_ZL)
+                self.blocks[0][place] = jnp.where(is_used_ZL, wide_ZL, jnp.zeros_like(wide_ZL)).astype(number_ZL.dtype)
+            if len(self.blocks) > 1:
+                scale_YZ = self.blocks[1][slot, index]
+                is_used_YZ = jax.lax.broadcasted_iota(jnp.int32, scale_YZ.shape, 1) < used
+                self.blocks[1][slot, index] = jnp.where(is_used_YZ, scale_YZ, 0.0)
+
+
+def widen(number: Array) -> Array:
+    """Return numbers in 32 bits, which all TPUs choose among."""
+    return number.astype(jnp.int32 if jnp.issubdtype(number.dtype, jnp.integer) else jnp.float32)

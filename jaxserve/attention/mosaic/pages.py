@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxserve.attention.page_types import has_scales
+
 LANES = 128
 SUBLANES = 8  # rows of a tile of 32-bit numbers
 LOG2_E = 1.4426950408889634
@@ -23,12 +25,22 @@ class MosaicPages:
     write of the tiles that they lie in (write.py); a token is written once and read hundreds of times.
 
     number_PXZL   X = 2K heads, keys, then values; L is a multiple of LANES, with zeros behind the head. Heads of up to
-                  64 numbers are paired: X = K, with the value in the second half of the lanes of its key
+                  64 numbers are paired: X = K, with the value in the second half of the lanes of its key. Those of 8
+                  bits are int8 with the same bits
+    scale_PYZ     float32, Y = 2K, those of keys, then of values, for numbers of 8 bits; see page_types.py
     kv_heads      Static, K.
+    number_type   Static, the type of the numbers.
     """
 
     number_PXZL: Array
+    scale_PYZ: Array | None
     kv_heads: int = field(metadata={"static": True})
+    number_type: Any = field(metadata={"static": True})
+
+    @property
+    def planes(self) -> tuple[Array, ...]:
+        """The arrays that a page is fetched from: numbers, and scales if there are any."""
+        return (self.number_PXZL,) if self.scale_PYZ is None else (self.number_PXZL, self.scale_PYZ)
 
     @property
     def is_paired(self) -> bool:
@@ -67,6 +79,11 @@ def pad_last(array: Array, size: int) -> Array:
 def tile_rows(dtype: Any) -> int:
     """Return the rows of a tile of numbers of this type in vector memory."""
     return SUBLANES * max(1, 4 // jnp.dtype(dtype).itemsize)
+
+
+def min_page_size(dtype: Any) -> int:
+    """Return the least tokens of a page with numbers of this type: a tile of them, and of their scales."""
+    return LANES if has_scales(dtype) else tile_rows(dtype)
 
 
 @dataclass(frozen=True)
@@ -110,6 +127,7 @@ class MosaicParams:
     scale: float
     window: int | None
     softcap: float | None
+    number_type: Any
 
     @property
     def block_tokens(self) -> int:

@@ -79,17 +79,19 @@ def _call(
         sinks.append(jnp.broadcast_to(jnp.tile(sinks_KG, (1, params.tile_queries))[..., None], line))
     tile_spec = pl.BlockSpec((1, *tile), lambda tile, *_: (tile, 0, 0, 0))
     return pl.pallas_call(
-        functools.partial(_prefill_kernel, has_sinks=bool(sinks), width=width, params=params),
+        functools.partial(
+            _prefill_kernel, num_planes=len(pages.planes), has_sinks=bool(sinks), width=width, params=params
+        ),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=len(scalars),
             grid=(num_tiles,),
             in_specs=[
                 tile_spec,
                 *[pl.BlockSpec(line, lambda tile, *_: (0, 0, 0))] * len(sinks),
-                pl.BlockSpec(memory_space=pl.ANY),
+                *[pl.BlockSpec(memory_space=pl.ANY)] * len(pages.planes),
             ],
             out_specs=tile_spec,
-            scratch_shapes=[*ring_shapes(pages.number_PXZL, params), *state_shapes(*tile)],
+            scratch_shapes=[*ring_shapes(pages.planes, params), *state_shapes(*tile)],
         ),
         out_shape=jax.ShapeDtypeStruct(query_XKML.shape, query_XKML.dtype),
         compiler_params=pltpu.CompilerParams(
@@ -97,14 +99,15 @@ def _call(
         ),
         interpret=interpret,
         name="paged_prefill",
-    )(*scalars, query_XKML, *sinks, pages.number_PXZL)
+    )(*scalars, query_XKML, *sinks, *pages.planes)
 
 
-def _prefill_kernel(*refs: Any, has_sinks: bool, width: int, params: MosaicParams) -> None:
+def _prefill_kernel(*refs: Any, num_planes: int, has_sinks: bool, width: int, params: MosaicParams) -> None:
     items, (first_ref, end_ref, length_ref, query_ref) = Items.read(refs, width), refs[5:9]
     sinks_ref, refs = (refs[9], refs[10:]) if has_sinks else (None, refs[9:])
-    pages_ref, out_ref, blocks_ref, semaphores, cursor, *state_refs = refs
-    ring = Ring(items, pages_ref, blocks_ref, semaphores, cursor, params)
+    planes, out_ref, blocks = refs[:num_planes], refs[num_planes], refs[num_planes + 1 : 2 * num_planes + 1]
+    semaphores, cursor, *state_refs = refs[2 * num_planes + 1 :]
+    ring = Ring(items, planes, blocks, semaphores, cursor, params)
     state, tile = Softmax(*state_refs), pl.program_id(0)
 
     @pl.when(tile == 0)
@@ -166,7 +169,7 @@ def _add_tokens(ring: Ring, state: Softmax, query_ref: Any, slot: Array, size: i
             seen_MS = behind_1S * params.group <= query_MS
             if params.window is not None:
                 seen_MS &= (behind_1S + params.window) * params.group > query_MS
-        key_SL, value_SL = ring.load_head(slot, head, size)
-        add_head(state, head, query_ref[0, head], key_SL, value_SL, seen_MS, params)
+        keys = ring.load_head(slot, head, size, query_ref.dtype)
+        add_head(state, head, query_ref[0, head], keys, seen_MS, params)
 
     jax.lax.fori_loop(0, params.kv_heads, add, None, unroll=math.gcd(params.kv_heads, UNROLLED_HEADS))

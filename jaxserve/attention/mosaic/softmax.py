@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.experimental.pallas import tpu as pltpu
 
+from jaxserve.attention.mosaic.fetch import HeadBlock
 from jaxserve.attention.mosaic.pages import LANES, LOG2_E, MASKED_SCORE, MosaicParams
 from jaxserve.layers.linear import matmul_precision
 
@@ -53,8 +54,7 @@ def add_head(
     state: Softmax,
     head: Array | int,
     query_ML: Array,
-    key_SL: Array,
-    value_SL: Array,
+    block: HeadBlock,
     seen_MS: Array | None,
     params: MosaicParams,
 ) -> None:
@@ -63,7 +63,11 @@ def add_head(
     seen_MS   bool, or [1, S]; None if every query sees every key
     """
     precision = matmul_precision(query_ML.dtype)
-    score_MS = jax.lax.dot_general(query_ML, key_SL, OVER_LAST, precision=precision, preferred_element_type=jnp.float32)
+    score_MS = jax.lax.dot_general(
+        query_ML, block.key_SL, OVER_LAST, precision=precision, preferred_element_type=jnp.float32
+    )
+    if block.key_scale_1S is not None:
+        score_MS *= block.key_scale_1S
     score_MS *= params.scale
     if params.softcap is not None:
         score_MS = (params.softcap * LOG2_E) * jnp.tanh(score_MS)
@@ -74,8 +78,11 @@ def add_head(
     rescale_ML = jnp.exp2(old_max_ML - new_max_ML)
     weight_MS = jnp.exp2(score_MS - _over_lanes(new_max_ML, score_MS.shape[1]))
     state.sum_KML[head] = state.sum_KML[head] * rescale_ML + _sum_tiles(weight_MS)
+    if block.value_scale_1S is not None:
+        weight_MS *= block.value_scale_1S
+    weight_MS, value_SL = weight_MS.astype(block.value_SL.dtype), block.value_SL
     add_ML = jax.lax.dot_general(
-        weight_MS.astype(value_SL.dtype), value_SL, OVER_FIRST, precision=precision, preferred_element_type=jnp.float32
+        weight_MS, value_SL, OVER_FIRST, precision=precision, preferred_element_type=jnp.float32
     )
     state.acc_KML[head] = state.acc_KML[head] * _over_lanes(rescale_ML, add_ML.shape[1]) + add_ML
     state.max_KML[head] = new_max_ML

@@ -7,6 +7,7 @@ nobody reads it.
 """
 
 import functools
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -15,57 +16,64 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from jaxserve.attention.mosaic.pages import MosaicPages, tile_rows
+from jaxserve.attention.mosaic.fetch import widen
+from jaxserve.attention.mosaic.pages import LANES, MosaicPages, tile_rows
 
 TURN_TOKENS = 128  # tokens of one turn of the grid
 NUM_TILES = 8  # runs in vector memory
 AHEAD = 4  # of them are being fetched; the others are being written
 
 
-def write(pages: MosaicPages, new_TXL: Array, slot_T: Array, *, interpret: Any) -> MosaicPages:
-    """Return the pages with the numbers of the tokens in their slots. Donate pages."""
-    plane_PXZL = pages.number_PXZL
-    size, rows = plane_PXZL.shape[2], tile_rows(plane_PXZL.dtype)
-    num_tokens = len(slot_T)
-    per_turn = min(TURN_TOKENS, num_tokens)
-    missing = -num_tokens % per_turn
-    slot_T, new_TXL = jnp.pad(jnp.asarray(slot_T), (0, missing)), jnp.pad(new_TXL, ((0, missing), (0, 0), (0, 0)))
-    scalars = _find_runs(slot_T, rows, size, per_turn)
-    heads, lanes = new_TXL.shape[1:]
+def write(pages: MosaicPages, new: tuple[Array, ...], slot_T: Array, *, interpret: Any) -> MosaicPages:
+    """Return the pages with the numbers of the tokens, new_TXL, in their slots, and their scales, new_TY. Donate pages.
+
+    Tokens whose slots share a tile, or scales of 8-bit numbers a line of LANES, are neighbours in the batch, in the
+    order of their slots: those of one row.
+    """
+    planes, size = pages.planes, pages.page_size
+    span = tile_rows(planes[0].dtype) if len(planes) == 1 else LANES
+    per_turn = min(TURN_TOKENS, len(slot_T))
+    missing = -len(slot_T) % per_turn
+    slot_T = jnp.pad(jnp.asarray(slot_T), (0, missing))
+    number_TXL, *scales = (jnp.pad(each, ((0, missing), *((0, 0),) * (each.ndim - 1))) for each in new)
+    wide = [widen(number_TXL), *(jnp.broadcast_to(each[..., None], (*each.shape, LANES)) for each in scales)]
+    scalars = _find_runs(slot_T, span, size, per_turn)
+    tiles = [(planes[0].shape[1], span, planes[0].shape[3]), *((plane.shape[1], LANES) for plane in planes[1:])]
+    anywhere = [pl.BlockSpec(memory_space=pl.ANY)] * len(planes)
     written = pl.pallas_call(
-        functools.partial(_write_kernel, size=size, rows=rows),
+        functools.partial(_write_kernel, num_planes=len(planes), size=size, span=span),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=len(scalars),
             grid=(len(slot_T) // per_turn,),
             in_specs=[
-                pl.BlockSpec((per_turn, heads, lanes), lambda turn, *_: (turn, 0, 0)),
-                pl.BlockSpec(memory_space=pl.ANY),
+                *(pl.BlockSpec((per_turn, *each.shape[1:]), lambda turn, *_: (turn, 0, 0)) for each in wide),
+                *anywhere,
             ],
-            out_specs=pl.BlockSpec(memory_space=pl.ANY),
+            out_specs=anywhere,
             scratch_shapes=[
-                pltpu.VMEM((NUM_TILES, heads, rows, lanes), plane_PXZL.dtype),
+                *(pltpu.VMEM((NUM_TILES, *tile), plane.dtype) for tile, plane in zip(tiles, planes, strict=True)),
                 pltpu.SemaphoreType.DMA((NUM_TILES,)),
                 pltpu.SemaphoreType.DMA((NUM_TILES,)),
             ],
         ),
-        out_shape=jax.ShapeDtypeStruct(plane_PXZL.shape, plane_PXZL.dtype),
-        input_output_aliases={len(scalars) + 1: 0},
+        out_shape=[jax.ShapeDtypeStruct(plane.shape, plane.dtype) for plane in planes],
+        input_output_aliases={len(scalars) + len(planes) + index: index for index in range(len(planes))},
         compiler_params=pltpu.CompilerParams(dimension_semantics=("arbitrary",), disable_bounds_checks=True),
         interpret=interpret,
         name="page_write",
-    )(*scalars, new_TXL.astype(jnp.float32), plane_PXZL)
-    return MosaicPages(written, pages.kv_heads)
+    )(*scalars, *wide, *planes)
+    return replace(pages, number_PXZL=written[0], scale_PYZ=written[1] if len(planes) > 1 else None)
 
 
-def _find_runs(slot_T: Array, rows: int, size: int, per_turn: int) -> tuple[Array, Array, Array, Array]:
-    """Cut the tokens into runs: neighbours in the same tiles and the same turn of the grid.
+def _find_runs(slot_T: Array, span: int, size: int, per_turn: int) -> tuple[Array, Array, Array, Array]:
+    """Cut the tokens into runs: neighbours in the same `span` slots and the same turn of the grid.
 
     Returns start_U and end_U, the tokens of each run; first_run_C1, the first run of each turn, and behind the last
     one the number of runs; and slot_T.
     """
     token_T = jnp.arange(len(slot_T), dtype=jnp.int32)
     is_real_T = slot_T >= size
-    is_first_T = (token_T % per_turn == 0) | (slot_T % rows == 0) | (slot_T != jnp.roll(slot_T, 1) + 1)
+    is_first_T = (token_T % per_turn == 0) | (slot_T % span == 0) | (slot_T != jnp.roll(slot_T, 1) + 1)
     starts_T = is_real_T & is_first_T
     ends_T = is_real_T & (jnp.roll(is_first_T, -1) | (token_T == len(slot_T) - 1))
     start_U, end_U = (jnp.nonzero(each, size=len(slot_T), fill_value=0)[0] for each in (starts_T, ends_T))
@@ -74,65 +82,68 @@ def _find_runs(slot_T: Array, rows: int, size: int, per_turn: int) -> tuple[Arra
     return start_U.astype(jnp.int32), end_U.astype(jnp.int32) + 1, first_run_C1, slot_T
 
 
-def _write_kernel(
-    start_ref: Any,
-    end_ref: Any,
-    first_run_ref: Any,
-    slot_ref: Any,
-    new_ref: Any,
-    _: Any,
-    plane_ref: Any,
-    tiles_ref: Any,
-    fetch_semaphores: Any,
-    write_semaphores: Any,
-    *,
-    size: int,
-    rows: int,
-) -> None:
+def _write_kernel(*refs: Any, num_planes: int, size: int, span: int) -> None:
+    start_ref, end_ref, first_run_ref, slot_ref = refs[:4]
+    new_refs, refs = refs[4 : 4 + num_planes], refs[4 + 2 * num_planes :]
+    planes, tiles, (fetch_semaphores, write_semaphores) = refs[:num_planes], refs[num_planes:-2], refs[-2:]
     turn = pl.program_id(0)
-    first_token = turn * new_ref.shape[0]
+    first_token = turn * new_refs[0].shape[0]
     first, end = first_run_ref[turn], first_run_ref[turn + 1]
 
-    def place(run: Array) -> Any:
-        slot = slot_ref[start_ref[run]]
-        start = pl.multiple_of(jax.lax.rem(slot, size) // rows * rows, rows)
-        return plane_ref.at[slot // size, :, pl.ds(start, rows)]
+    def move(run: Array, *, is_fetch: bool, is_start: bool) -> None:
+        """Start, or wait for, the copies of a run: of the tiles that its tokens lie in."""
+        tile, slot = jax.lax.rem(run, NUM_TILES), slot_ref[start_ref[run]]
+        semaphore = (fetch_semaphores if is_fetch else write_semaphores).at[tile]
+        page, start = slot // size, pl.multiple_of(jax.lax.rem(slot, size) // span * span, span)
+        rows = tile_rows(planes[0].dtype)
+        first_row = jax.lax.rem(slot, span)
+        end_row = first_row + end_ref[run] - start_ref[run]
 
-    def fetch(run: Array) -> Any:
-        tile = jax.lax.rem(run, NUM_TILES)
-        return pltpu.make_async_copy(place(run), tiles_ref.at[tile], fetch_semaphores.at[tile])
+        def copy(there: Any, here: Any) -> None:
+            copied = pltpu.make_async_copy(*((there, here) if is_fetch else (here, there)), semaphore)
+            copied.start() if is_start else copied.wait()
 
-    def put(run: Array) -> Any:
-        tile = jax.lax.rem(run, NUM_TILES)
-        return pltpu.make_async_copy(tiles_ref.at[tile], place(run), write_semaphores.at[tile])
+        for row in range(0, span, rows):
+            there = planes[0].at[page, :, pl.ds(start + row, rows)]
+            is_used = (row < end_row) & (row + rows > first_row)
+            pl.when(is_used)(functools.partial(copy, there, tiles[0].at[tile, :, pl.ds(row, rows)]))
+        if num_planes > 1:
+            copy(planes[1].at[page, :, pl.ds(start, span)], tiles[1].at[tile])
 
     def start_fetch(run: Array, _: None = None) -> None:
-        pl.when(run < end)(lambda: fetch(run).start())
+        pl.when(run < end)(lambda: move(run, is_fetch=True, is_start=True))
+
+    def finish(run: Array, _: None = None) -> None:
+        move(run, is_fetch=False, is_start=False)
 
     def run_one(run: Array, _: None) -> None:
-        pl.when(run - first >= NUM_TILES - AHEAD)(lambda: put(run - (NUM_TILES - AHEAD)).wait())
+        pl.when(run - first >= NUM_TILES - AHEAD)(lambda: finish(run - (NUM_TILES - AHEAD)))
         start_fetch(run + AHEAD)
-        fetch(run).wait()
+        move(run, is_fetch=True, is_start=False)
         tile = jax.lax.rem(run, NUM_TILES)
 
         def insert(token: Array, _: None) -> None:
-            row = jax.lax.rem(slot_ref[token], rows)
-            _insert(tiles_ref, tile, row, new_ref, token - first_token)
+            row = jax.lax.rem(slot_ref[token], span)
+            _insert(tiles[0], tile, row, new_refs[0], token - first_token)
+            if num_planes > 1:
+                lane_YZ = jax.lax.broadcasted_iota(jnp.int32, tiles[1].shape[1:], 1)
+                tiles[1][tile] = jnp.where(lane_YZ == row, new_refs[1][token - first_token], tiles[1][tile])
 
         jax.lax.fori_loop(start_ref[run], end_ref[run], insert, None)
-        put(run).start()
+        move(run, is_fetch=False, is_start=True)
 
     jax.lax.fori_loop(first, first + AHEAD, start_fetch, None)
     jax.lax.fori_loop(first, end, run_one, None)
-    last = jnp.maximum(first, end - (NUM_TILES - AHEAD))
-    jax.lax.fori_loop(last, end, lambda run, _: put(run).wait(), None)
+    jax.lax.fori_loop(jnp.maximum(first, end - (NUM_TILES - AHEAD)), end, finish, None)
 
 
 def _insert(tiles_ref: Any, tile: Array, row: Array, new_ref: Any, token: Array) -> None:
-    """Put the numbers of one token, new_ref float32 [T, X, L], into a row of the tiles of every head."""
-    heads, rows, lanes = tiles_ref.shape[1:]
-    is_row = jax.lax.broadcasted_iota(jnp.int32, (rows, lanes), 0) == row
+    """Put the numbers of one token, new_ref [T, X, L] in 32 bits, into a row of the tiles of every head."""
+    heads, _, lanes = tiles_ref.shape[1:]
+    rows = tile_rows(tiles_ref.dtype)
+    place = pl.ds(pl.multiple_of(row // rows * rows, rows), rows)
+    is_row_ZL = jax.lax.broadcasted_iota(jnp.int32, (rows, lanes), 0) == jax.lax.rem(row, rows)
     for head in range(heads):
         new_1L = new_ref[token, pl.ds(head, 1)]
-        old = tiles_ref[tile, head].astype(jnp.float32)
-        tiles_ref[tile, head] = jnp.where(is_row, new_1L, old).astype(tiles_ref.dtype)
+        old_ZL = widen(tiles_ref[tile, head, place])
+        tiles_ref[tile, head, place] = jnp.where(is_row_ZL, new_1L, old_ZL).astype(tiles_ref.dtype)
