@@ -306,6 +306,8 @@ class MoE(nnx.Module):
     block, which is given without ranks: all that a rank computes is summed over them once.
     norm: of the inputs and outputs of the experts, and of those of the shared block; None: they have none of their own.
     What has a norm of its own is summed over the ranks before it.
+    latent: experts read so many numbers that a projection makes of the input, and another one takes them back; None:
+    they read the input. Both are linear, so parts of ranks are summed behind them, too.
     """
 
     def __init__(
@@ -324,6 +326,7 @@ class MoE(nnx.Module):
         rngs: nnx.Rngs,
         ranks: Ranks = ONE_RANK,
         norm: NormSpec | None = None,
+        latent: int | None = None,
     ) -> None:
         self.router_spec, self.ranks = router, ranks
         self.num_experts = num_experts
@@ -335,8 +338,17 @@ class MoE(nnx.Module):
         norms = {} if norm is None else {name: Norm(width, norm, dtype=dtype) for name in MOE_NORMS}
         self.expert_norm, self.expert_post_norm = norms.get("expert_norm"), norms.get("expert_post_norm")
         self.shared_norm, self.shared_post_norm = norms.get("shared_norm"), norms.get("shared_post_norm")
+        self.latent_down = Linear(width, latent, bias=False, dtype=dtype, rngs=rngs) if latent else None
+        self.latent_up = Linear(latent, width, bias=False, dtype=dtype, rngs=rngs) if latent else None
         self.experts = Experts(
-            num_experts, width, hidden, activation=activation, is_gated=is_gated, bias=bias, dtype=dtype, rngs=rngs
+            num_experts,
+            latent or width,
+            hidden,
+            activation=activation,
+            is_gated=is_gated,
+            bias=bias,
+            dtype=dtype,
+            rngs=rngs,
         )
         self.shared = shared
         self.shared_gate = Linear(width, 1, bias=False, dtype=dtype, rngs=rngs) if has_shared_gate else None
@@ -344,7 +356,9 @@ class MoE(nnx.Module):
     def __call__(self, x_TD: Array, is_real_T: Array) -> Array:
         """Return the block's output [T, D] for x_TD, in x's type; tokens that are not real cost no expert."""
         weight_TK, index_TK = self._route(x_TD)
-        y_TD = self._run_experts(_apply(self.expert_norm, x_TD), weight_TK, index_TK, is_real_T)
+        input_TI = _apply(self.expert_norm, x_TD) if self.latent_down is None else self.latent_down(x_TD)
+        y_TD = self._run_experts(input_TI, weight_TK, index_TK, is_real_T)
+        y_TD = y_TD if self.latent_up is None else self.latent_up(y_TD)
         if self.shared is None:
             return self.ranks.sum(y_TD)
         shared_TD = self.shared(_apply(self.shared_norm, x_TD))

@@ -74,7 +74,12 @@ def decoder_cost(spec: DecoderSpec) -> Cost:
     )
     mixtures = Counter(layer.mlp for layer in spec.layers if isinstance(layer.mlp, MoESpec))
     experts = tuple(
-        ExpertsCost(count, moe.num_experts, moe.router.top_k, weights=(2 + moe.is_gated) * spec.width * moe.hidden)
+        ExpertsCost(
+            count,
+            moe.num_experts,
+            moe.router.top_k,
+            weights=(2 + moe.is_gated) * (moe.latent or spec.width) * moe.hidden,
+        )
         for moe, count in mixtures.items()
     )
     unpacked = sum(_own_matrices(layer) for layer in spec.layers)
@@ -96,7 +101,7 @@ def _dense_weights(width: int, layer: LayerSpec) -> int:
     """Return the numbers in the projections of a layer that every token is multiplied with."""
     mlp, router = layer.mlp, 0
     if isinstance(mlp, MoESpec):
-        router = width * (mlp.num_experts + int(mlp.has_shared_gate))
+        router = width * (mlp.num_experts + int(mlp.has_shared_gate) + 2 * (mlp.latent or 0))
         mlp = mlp.shared
     projections = [*layer.attention.projections(width), *(mlp_projections(width, mlp) if mlp else ())]
     return router + sum(projection.width_in * projection.width_out for projection in projections)

@@ -150,6 +150,7 @@ def _make_mlp(
         rngs=rngs,
         ranks=ranks,
         norm=norm if mlp.has_own_norms else None,
+        latent=mlp.latent,
     )
 
 

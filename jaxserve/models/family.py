@@ -297,6 +297,9 @@ def _moe_params(
     """Yield the router, its stacked experts, and the shared block beside them."""
     router = Projection("router", width, moe.num_experts, moe.router.has_bias, "width", None)
     singles = [router] + ([Projection("shared_gate", width, 1, False, "width", None)] if moe.has_shared_gate else [])
+    if moe.latent is not None:
+        singles.append(Projection("latent_down", width, moe.latent, False, "width", None))
+        singles.append(Projection("latent_up", moe.latent, width, False, "width", "width"))
     params: dict[ParamPath, ParamSpec] = {}
     for projection in singles:
         for name, leaf, param in _projection_params((projection,), layouts):
@@ -324,7 +327,7 @@ def _expert_params(
 ) -> dict[ParamPath, ParamSpec]:
     """Return the stacked kernels and biases of experts."""
     params: dict[ParamPath, ParamSpec] = {}
-    experts = tuple(mlp_projections(width, MLPSpec(hidden=moe.hidden, is_gated=moe.is_gated)))
+    experts = tuple(mlp_projections(moe.latent or width, MLPSpec(hidden=moe.hidden, is_gated=moe.is_gated)))
     for projection in experts:
         origins = tuple(_expert_origin(experts, projection, moe.num_experts, layout, stacks) for layout in layouts)
         params["mlp", "experts", projection.name] = ParamSpec(

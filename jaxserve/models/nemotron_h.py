@@ -1,4 +1,4 @@
-"""Nemotron-H, Nemotron Nano 2 and Nemotron 3 Nano: blocks in a row, each Mamba-2, attention, squares or experts.
+"""Nemotron-H, Nemotron Nano 2 and Nemotron 3: blocks in a row, each Mamba-2, attention, squares or experts.
 
 Attention does not rotate. A block and the feed-forward block behind it, if there is one, are a layer here.
 """
@@ -107,11 +107,13 @@ def _read_mamba2(config: ConfigReader) -> Mamba2Spec:
 
 def _read_experts(config: ConfigReader, mlp: MLPSpec) -> MoESpec:
     """Return DeepSeek's mixture of experts without gates, beside a shared block of a width of its own."""
-    config.require("moe_latent_size", None)
+    latent = config.get("moe_latent_size", None) and config.get_positive_int("moe_latent_size")
+    if latent and mlp.bias:
+        raise config.unsupported("mlp_bias", True, "false where experts have a moe_latent_size")
     assert mlp.activation != "xielu"
     moe = read_deepseek_moe(config, num_experts=8, top_k=2, hidden=7688, num_shared=1, renormalize=True)
     shared = replace(mlp, hidden=config.get_positive_int("moe_shared_expert_intermediate_size", 7688))
-    return replace(moe, activation=mlp.activation, is_gated=False, shared=shared)
+    return replace(moe, activation=mlp.activation, is_gated=False, shared=shared, latent=latent)
 
 
 LAYOUT = {
@@ -121,6 +123,8 @@ LAYOUT = {
     **{f"expert_{name}": f"{NEXT_LAYER}mixer.experts.{{}}.{name}_proj.weight" for name in ("up", "down")},
     **{f"shared_mlp_{name}": f"{NEXT_LAYER}mixer.shared_experts.{name}_proj" for name in ("up", "down")},
     "router": f"{NEXT_LAYER}mixer.gate",
+    "latent_down": f"{NEXT_LAYER}mixer.fc1_latent_proj",
+    "latent_up": f"{NEXT_LAYER}mixer.fc2_latent_proj",
     "correction_bias": f"{NEXT_LAYER}mixer.gate.e_score_correction_bias",
     "attention_norm": "norm",
     "mlp_norm": f"{NEXT_LAYER}norm",

@@ -59,11 +59,13 @@ class MoESpec:
     bias              gate, up and down of each expert add a bias
     shared            a block that every token passes through beside its experts
     has_shared_gate   that block's output is multiplied by the sigmoid of a projection of its input
+    latent            experts read so many numbers, a projection of the block's input, and what they give is projected
+                      back (Nemotron 3 Super); None: they read the input itself
     has_own_norms     the experts and that block have a norm each before and behind them, instead of the layer's norm
                       before both; the router reads the layer's input (Gemma 4)
 
     Raises ValueError for a gate, or norms, of a block that is not there, for a gate of a block with norms, for a
-    clamped activation without a gate, and for a router that needs more experts than there are.
+    clamped activation without a gate, for norms of latents, and for a router that needs more experts than there are.
     """
 
     num_experts: int
@@ -74,12 +76,15 @@ class MoESpec:
     bias: bool = False
     shared: MLPSpec | None = None
     has_shared_gate: bool = False
+    latent: int | None = None
     has_own_norms: bool = False
 
     def __post_init__(self) -> None:
         router, group_size = self.router, self.num_experts // self.router.num_groups
         if self.has_shared_gate and self.shared is None:
             raise ValueError("has_shared_gate is True without a shared block.")
+        if self.has_own_norms and self.latent is not None:
+            raise ValueError(f"has_own_norms is True with latent {self.latent}; it needs experts that read the input.")
         if self.has_own_norms and (self.shared is None or self.has_shared_gate):
             raise ValueError("has_own_norms is True; it needs a shared block without a gate.")
         if isinstance(self.activation, ClampedSwiGLU) and not self.is_gated:

@@ -55,7 +55,7 @@ NAMES = {
     "mixtral": ("Mistral", "Mixtral 8x7B, 8x22B"),
     "nanochat": ("nanochat", "nanochat d20 to d34"),
     "nemotron": ("Nemotron", "Nemotron 4, Minitron"),
-    "nemotron_h": ("Nemotron", "Nemotron-H; Nemotron Nano 2; Nemotron 3 Nano"),
+    "nemotron_h": ("Nemotron", "Nemotron-H; Nemotron Nano 2; Nemotron 3 Nano, Super"),
     "olmo": ("OLMo", "OLMo 1"),
     "olmo2": ("OLMo", "OLMo 2"),
     "olmo3": ("OLMo", "OLMo 3"),

@@ -284,6 +284,7 @@ CASES: dict[str, dict[str, Any]] = {
     | {"layer_types": ["sliding_attention", "full_attention"], "mlp_layer_types": ["sparse", "sparse"]}
     | {"tie_word_embeddings": True},
     "nemotron-h: blocks in a row, experts without gates": tiny_config("nemotron_h"),
+    "nemotron 3: experts of latents": tiny_config("nemotron_h") | {"moe_latent_size": 20},
     "nemotron-h by letters, biases, groups of experts": {
         key: value for key, value in tiny_config("nemotron_h").items() if key != "layers_block_type"
     }

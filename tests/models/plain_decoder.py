@@ -352,13 +352,16 @@ def mixture(norms: NormSpec, spec: MoESpec, weights: Weights, x_SD: np.ndarray) 
     def own_norm(name: str, x: np.ndarray) -> np.ndarray:
         return norm(norms, weights.part(name), x) if spec.has_own_norms else x
 
-    input_SD, y_SD = own_norm("expert_norm", x_SD), np.zeros_like(x_SD)
+    input_SD = own_norm("expert_norm", x_SD) if spec.latent is None else weights.linear("latent_down", x_SD)
+    y_SD = np.zeros_like(input_SD)
     for x, y, logits in zip(input_SD, y_SD, weights.linear("router", routed_SD), strict=True):
         for expert, weight in choose_experts(router, logits, bias_E, scale_E).items():
             if router.weighs_inputs:
                 y += run_expert(spec, experts, expert, weight * x)
             else:
                 y += weight * run_expert(spec, experts, expert, x)
+    if spec.latent is not None:
+        y_SD = weights.linear("latent_up", y_SD)
     if spec.shared is None:
         return y_SD
     shared_SD = mlp(spec.shared, weights.part("shared"), own_norm("shared_norm", x_SD))

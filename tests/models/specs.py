@@ -147,6 +147,7 @@ CHANGES: dict[type, list[dict[str, Any]]] = {
         {"shared": None},
         {"has_shared_gate": True},
         {"has_own_norms": True},
+        {"latent": 20},
     ],
     RouterSpec: [
         {"top_k": 1},
@@ -286,10 +287,11 @@ ROUTERS: SearchStrategy[RouterSpec] = builds(
     groups=sampled_from([(1, 1, "best_two"), (2, 1, "best_two"), (4, 2, "best_two"), (4, 2, "best")]),
 )
 _MIXTURES = builds(
-    lambda shared, is_gated, **values: MoESpec(
+    lambda shared, is_gated, latent, **values: MoESpec(
         shared=shared[0],
         has_shared_gate=shared[1] == "gated",
         has_own_norms=shared[1] == "normed",
+        latent=None if shared[1] == "normed" else latent,
         is_gated=is_gated or isinstance(values["activation"], ClampedSwiGLU),
         **values,
     ),
@@ -298,6 +300,7 @@ _MIXTURES = builds(
     router=ROUTERS,
     activation=_ACTIVATIONS | builds(ClampedSwiGLU, alpha=just(1.7), limit=sampled_from([0.3, 7.0])),
     is_gated=booleans(),
+    latent=none() | just(20),
     bias=booleans(),
     shared=just((None, "plain")) | st.tuples(_SHARED, sampled_from(["plain", "gated", "normed"])),
 )

@@ -334,7 +334,7 @@ def test_a_value_that_cannot_be_is_refused_by_name(changes, message):
         ("nemotron_h", {"layers_block_type": ["mlp", "linear_attention"]}, "layers_block_type"),
         ("nemotron_h", {"layers_block_type": ["full_attention", "mlp", "moe"]}, "layers_block_type"),
         ("nemotron_h", {"layers_block_type": None, "hybrid_override_pattern": "M-X"}, "layers_block_type"),
-        ("nemotron_h", {"moe_latent_size": 16}, "moe_latent_size"),
+        ("nemotron_h", {"moe_latent_size": 16, "mlp_bias": True}, "mlp_bias"),
         ("mellum", {"mlp_layer_types": ["dense"]}, "mlp_layer_types"),
         ("exaone_moe", {"is_moe_layer": [True, True]}, "is_moe_layer"),
         ("afmoe", {"route_norm": False}, "route_norm"),
