@@ -108,13 +108,16 @@ def _describe_placements(config: EngineConfig, target: Target) -> tuple[Placemen
 
 
 def _convert(config: EngineConfig, placement: Placement, path: Path, progress: ProgressCallback | None) -> None:
-    """Write the model. Accelerators pack while they load, so their weights are written as they are."""
+    """Write the model. Accelerators pack while they load, so for them it is in bfloat16, or as it is if they will."""
+    is_cpu, dtype = placement.platform == "cpu", config.dtype
+    if not is_cpu and config.quantization in ("auto", "none") and dtype == "auto":
+        dtype = "bfloat16"
     convert_model(
         config.model,
         path,
         format="orbax",
-        quantization=config.quantization if placement.platform == "cpu" else "auto",
-        dtype=config.dtype,
+        quantization=config.quantization if is_cpu else "auto",
+        dtype=dtype,
         revision=config.revision,
         download_dir=config.download_dir,
         token=config.hf_token,
