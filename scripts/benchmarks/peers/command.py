@@ -103,7 +103,7 @@ def measure(arguments: argparse.Namespace) -> int:
     results: Path = arguments.json or arguments.cache / "peers.json"
     is_measured = True
     for model in arguments.model:
-        file = results if len(arguments.model) == 1 else results.with_stem(f"{results.stem}-{Path(model).stem}")
+        file = results if len(arguments.model) == 1 else results.with_stem(f"{results.stem}-{Path(model).name}")
         found = race(
             wanted(arguments, model_gallery.find(model)),
             loads,

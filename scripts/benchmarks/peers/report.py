@@ -57,6 +57,7 @@ OUTPUT = "output_throughput"
 GOALS = [
     Goal("1 stream, float32 ÷ llama.cpp f32", serving(OUTPUT, 1), 1.0, ("jaxserve float32",), ("llama.cpp f32",)),
     Goal("1 stream, int8 ÷ llama.cpp q8_0", serving(OUTPUT, 1), 1.0, ("jaxserve int8",), ("llama.cpp q8_0",)),
+    Goal("1 stream, best form ÷ llama.cpp on the file", serving(OUTPUT, 1), 1.0, (), ("llama.cpp file",)),
     Goal("8 streams ÷ best peer", serving(OUTPUT, 8), 1.3),
     Goal("32 streams ÷ best peer", serving(OUTPUT, 32), 1.5),
     Goal("prefill ÷ best peer", prefill_rate, 1.3),
