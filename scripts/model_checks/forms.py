@@ -53,9 +53,9 @@ class Form:
 FLOAT32 = Form("float32")
 FORMS = (
     Form("int8", {"quantization": "int8"}, Bounds(1.03, 0.03)),
-    Form("int4", {"quantization": "int4"}, Bounds(1.3, 0.3), Bounds(1.3, 0.8)),
+    Form("int4", {"quantization": "int4"}, Bounds(1.35, 0.3), Bounds(1.35, 0.8)),
     Form("kv bfloat16", {"kv_cache_dtype": "bfloat16"}, Bounds(1.01, 0.005)),
-    Form("kv int8", {"kv_cache_dtype": "int8"}, Bounds(1.01, 0.005)),
+    Form("kv int8", {"kv_cache_dtype": "int8"}, Bounds(1.02, 0.01)),
     Form("kv fp8_e4m3", {"kv_cache_dtype": "fp8_e4m3"}, Bounds(1.03, 0.03)),
     Form("kv fp8_e5m2", {"kv_cache_dtype": "fp8_e5m2"}, Bounds(1.06, 0.06), Bounds(1.06, 0.1)),
 )
