@@ -109,10 +109,35 @@ def test_what_is_in_the_way_is_said_in_a_sentence(checkout: Path, flag: str, sai
 
 
 def test_the_shell_scripts_parse_and_ci_runs_the_tests_and_nothing_else() -> None:
-    for name in ("serve", "test", "prepare_venv.sh"):
+    for name in ("serve", "test", "prepare_venv.sh", "prepare_compilers.sh"):
         assert subprocess.run(["bash", "-n", str(SCRIPTS / name)]).returncode == 0
     lines = (SCRIPTS.parent / ".ci" / "run").read_text().splitlines()
     assert lines == ["#!/usr/bin/env bash", 'exec "$(dirname "$0")/../scripts/test"']
+
+
+@pytest.mark.parametrize(
+    ("stub", "sentence"),
+    [
+        ('df() { printf "head\\nfs 1 1 1000000 1 /\\n"; }', "less than 3 GB are free here"),
+        ("uname() { echo Darwin arm64; }", "there is no compiler for tpu on Darwin arm64"),
+    ],
+)
+def test_a_machine_without_room_for_a_compiler_skips_it_and_says_so(tmp_path: Path, stub: str, sentence: str) -> None:
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    script = f"""
+      set -euo pipefail
+      say() {{ echo "$*"; }}
+      {stub}
+      source {SCRIPTS / "prepare_compilers.sh"}
+      if prepare_compiler tpu; then echo installed; fi
+    """
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sentence in done.stdout and "installed" not in done.stdout
+    assert not (tmp_path / ".venv-tpu").exists()
 
 
 def test_tokens_of_one_chunk_share_the_gap(results: ModuleType) -> None:

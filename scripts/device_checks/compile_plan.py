@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxserve.attention import BACKENDS, AttentionBackend
-from jaxserve.attention.gpu import GpuAttention
+from jaxserve.attention import choose_backend
 from jaxserve.cache.groups import make_groups
 from jaxserve.cache.sizing import CacheSize
 from jaxserve.config import EngineConfig
@@ -82,19 +81,15 @@ def open_described(
     return OpenedModel(Path(name), no_checkpoint, config, architecture, spec, placement, dtype, leaves, shapes, form)
 
 
-def choose_attention(target: Target) -> AttentionBackend:
-    """Return the backend that an engine on such devices would choose."""
-    return GpuAttention(interpret=False) if target.backend == "gpu" else BACKENDS[target.backend]()
-
-
 def plan_described(target: Target, model: OpenedModel, settings: dict[str, Any], scratch_bytes: int = 0) -> Programs:
     """Plan the programs of a model. Settings are those of EngineConfig.
 
     Raises StartupError if an engine with these settings would not start.
     """
-    backend = choose_attention(target)
+    placement = model.placement
+    backend = choose_backend(target.backend, placement.platform, model.dtype, placement.device_kind)
     config = EngineConfig(model=str(model.path), **settings)
-    groups = make_groups(local_caches(model.architecture.cache(model.spec), model.placement.size))
+    groups = make_groups(local_caches(model.architecture.cache(model.spec), placement.size))
     config = replace(config, quantization=model.weight_form.quantization)
     config = resolve_page_size(config, model, backend, groups)
     plan = plan_programs(config, model, backend, groups, scratch_bytes)
