@@ -20,6 +20,7 @@ SMALL = KernelConfig(  # several splits, blocks and tiles in short rows, and few
     block_bytes=2048,
     prefill_block_bytes=2048,
     tile_rows=32,
+    wide_tile_rows=32,
     prefill_split_tokens=64,
 )
 HOW = ("scale", "window", "softcap")

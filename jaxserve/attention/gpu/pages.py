@@ -6,6 +6,7 @@ import jax
 from jax import Array
 
 MIN_DOT = 16  # the shortest side of a product on the tensor cores
+WIDE = 128  # beyond this head dimension the sums of a prefill tile take half of the registers
 
 
 @jax.tree_util.register_dataclass
@@ -48,8 +49,9 @@ class KernelConfig:
     decode_programs       programs of decode that share all splits, eight for each multiprocessor of an H200
     block_bytes           about the size of one key tile of decode; a turn of the loop holds one of keys, one of values
     prefill_block_bytes   the same for prefill, where longer blocks rescale the sums of values less often
-    tile_rows             rows of a prefill tile: queries times the heads that share a key head; fewer where the sums
-                          would not fit the registers
+    tile_rows             rows of a prefill tile: queries times the heads that share a key head
+    wide_tile_rows        the same for heads above 128. Two warpgroups want 64 rows each: with fewer they share rows,
+                          and both compute all scores (head 256, sm_90, predicted: 29 % of peak at 64 rows, 46 % at 128)
     prefill_programs      with fewer tiles the keys of each are split; two for each multiprocessor of an H200
     prefill_split_tokens  the least length of such a split: writing and reading its sums costs about as much as 500 keys
     warps, stages         per kernel, as Triton means them. Page numbers are loaded a stage before their pages: below
@@ -63,6 +65,7 @@ class KernelConfig:
     block_bytes: int = 16 * 1024
     prefill_block_bytes: int = 32 * 1024
     tile_rows: int = 128
+    wide_tile_rows: int = 128
     prefill_programs: int = 2 * 132
     prefill_split_tokens: int = 1024
     decode_warps: int = 4
@@ -104,11 +107,16 @@ def choose_config(device_kind: str) -> KernelConfig:
     """Return the sizes for a GPU: those of an H200, or smaller tiles where their blocks do not fit (A100, L4)."""
     if any(name in device_kind for name in _LARGE_SHARED_MEMORY):
         return KernelConfig()
-    return KernelConfig(prefill_block_bytes=16 * 1024, prefill_stages=3)
+    return KernelConfig(prefill_block_bytes=16 * 1024, prefill_stages=3, wide_tile_rows=64)
 
 
 def choose_block_tokens(head_dim: int, itemsize: int, config: KernelConfig, *, is_decode: bool) -> int:
-    """Return the number of keys of a block, a power of two: tiles of about block_bytes, between 32 and 128 keys."""
+    """Return the number of keys of a block, a power of two: tiles of about block_bytes, between 32 and 128 keys.
+
+    Prefill has 32 where the head is wide, whose scores then fit the registers beside its sums.
+    """
+    if head_dim > WIDE and not is_decode:
+        return 32
     row_bytes = max(MIN_DOT, next_power_of_two(head_dim)) * itemsize
     block_bytes = config.block_bytes if is_decode else config.prefill_block_bytes
     most = min(128, config.split_tokens) if is_decode else 128

@@ -31,12 +31,18 @@ from jaxserve.attention.gpu.blocks import (
     load_sinks,
     store_masked,
 )
-from jaxserve.attention.gpu.pages import MIN_DOT, AttentionParams, GpuPages, KernelConfig, next_power_of_two
+from jaxserve.attention.gpu.pages import (
+    MIN_DOT,
+    WIDE,
+    AttentionParams,
+    GpuPages,
+    KernelConfig,
+    next_power_of_two,
+)
 from jaxserve.attention.gpu.partials import PartialSums
 from jaxserve.attention.inputs import AttentionInputs
 
-TILE_BYTES = 128 * 4 * 128  # of sums of a tile that fits the registers
-FLOAT32_TILE_BYTES = TILE_BYTES // 4  # products of float32 run outside the tensor cores and keep their operands there
+FLOAT32_TILE_BYTES = 16 * 1024  # of sums: products of float32 run outside the tensor cores, operands in registers
 NOT_A_QUERY = 2**30
 
 
@@ -94,9 +100,11 @@ def prefill(
 
 def choose_tile_rows(max_queries: int, itemsize: int, params: AttentionParams, config: KernelConfig) -> int:
     """Return the rows of a tile, a power of two: no more than its sums have room for, and than a row can fill."""
-    room = (FLOAT32_TILE_BYTES if itemsize == 4 else TILE_BYTES) // (4 * params.lanes)
+    wanted = config.wide_tile_rows if params.lanes > WIDE else config.tile_rows
+    if itemsize == 4:
+        wanted = min(wanted, FLOAT32_TILE_BYTES // (4 * params.lanes))
     most = next_power_of_two(max_queries * params.group)
-    return max(MIN_DOT, next_power_of_two(params.group), min(config.tile_rows, room, most))
+    return max(MIN_DOT, next_power_of_two(params.group), min(wanted, most))
 
 
 def choose_splits(programs: int, max_tokens: int, params: AttentionParams, config: KernelConfig) -> int:
