@@ -1,6 +1,7 @@
-"""The host's time in each decode step, of the scheduler and of the whole engine: scripts/bench host [--json FILE]
+"""The host's time in each decode step, of the scheduler and of the engine by part: scripts/bench host [--json FILE]
 
-The scheduler runs over a device that answers at once, the engine over the default model on the real one.
+The scheduler runs over a device that answers at once, the engine over the default model on the real one. Text is
+decoded in another thread than the engine's, which does not wait for it, but the interpreter's lock is one for both.
 """
 
 import argparse
@@ -25,7 +26,10 @@ from jaxserve.engine.plan import SampledTokens, StepMasks, StepPlan, StepResult
 from jaxserve.engine.request import Request
 from jaxserve.engine.scheduler import Scheduler
 from jaxserve.engine.stats import Stats
+from jaxserve.outputs import TokenOutput
 from jaxserve.sampling_params import SamplingParams
+from jaxserve.text.text_stream import TextStream
+from jaxserve.text.tokenizer import Tokenizer
 
 ROWS, STEPS, PAGE, LONGEST, VOCAB = (32, 256), 300, 16, 8192, 50_000
 
@@ -114,11 +118,12 @@ class TimedCalls:
 
 
 def measure_engine(built: LoadedEngine, rows: Sequence[int] = (1, 8, 32), steps: int = 150) -> list[dict[str, Any]]:
-    """Return the median processor time of the engine's thread in a decode step and in its parts, in microseconds.
+    """Return the budget of a decode step in microseconds: medians of the engine's thread, and of the text's.
 
-    The processor's caches are as cold as in service: between two steps all weights are read.
+    The processor's caches are as cold as in service: between two steps all weights are read. `other` is what of the
+    engine's `step` is in none of the parts before it; `wall` is how long the step took, waits for the device included.
     """
-    engine, calls = built.engine, TimedCalls()
+    engine, calls, tokenizer = built.engine, TimedCalls(), Tokenizer.load(built.path)
     for name in ("plan", "make_masks", "apply"):
         calls.watch(engine.scheduler, name)
     for name in ("forward", "sample", "fetch"):
@@ -133,17 +138,39 @@ def measure_engine(built: LoadedEngine, rows: Sequence[int] = (1, 8, 32), steps:
             engine.step()
         for times in calls.times.values():
             times.clear()
+        wall, outputs = [], []
         for _ in range(steps):
-            engine.step()
-        results.append({"rows": num} | {name: statistics.median(times) for name, times in calls.times.items()})
+            started = time.perf_counter()
+            outputs.append(engine.step())
+            wall.append(1e6 * (time.perf_counter() - started))
+        parts = {name: statistics.median(times) for name, times in calls.times.items()}
+        step_us = parts.pop("step")
+        parts |= {"other": step_us - sum(parts.values()), "step": step_us, "wall": statistics.median(wall)}
+        results.append({"rows": num} | parts | {"text": measure_text(tokenizer, params, outputs)})
         while engine.has_work:
             engine.step()
     return results
 
 
+def measure_text(tokenizer: Tokenizer, params: SamplingParams, outputs: Sequence[Sequence[TokenOutput]]) -> float:
+    """Return the median processor time in which the outputs of a step become text, in microseconds."""
+    streams: dict[int, TextStream] = {}
+    times = []
+    for step in outputs:
+        for output in step:
+            if output.request_id not in streams:
+                streams[output.request_id] = TextStream(tokenizer, params, (1,))
+        started = time.thread_time()
+        for output in step:
+            streams[output.request_id].push(output)
+        times.append(1e6 * (time.thread_time() - started))
+    return statistics.median(times)
+
+
 def show_engine(results: list[dict[str, Any]]) -> None:
     """Print the results of `measure_engine` as a table."""
-    table = Table(*results[0], title="engine thread, us of processor time a decode step")
+    title = "us a decode step: processor time of the engine's thread by part, wall, text in its own thread"
+    table = Table(*results[0], title=title)
     for row in results:
         table.add_row(*(f"{value:.0f}" for value in row.values()))
     Console().print(table)
