@@ -18,7 +18,7 @@ from jaxserve.errors import BadConfig
 
 PAGE = 16
 # A backend named after a platform is for that platform; the reference is for all.
-HOME = {"cpu": "cpu", "native": "cpu", "gpu": "gpu", "tpu": "tpu"}
+HOME = {"cpu": "cpu", "native": "cpu", "gpu": "gpu", "mosaic": "tpu", "tpu": "tpu"}
 # Answers are averages of numbers around 1. GPUs multiply float32 with 10 bits (TF32) unless told otherwise.
 TOLERANCE = {"float32": 5e-3, "bfloat16": 3e-2}
 
