@@ -11,8 +11,8 @@ import numpy as np
 
 from jaxserve.config import EngineConfig, Quantization
 from jaxserve.errors import BadConfig
+from jaxserve.layers.block_forms import PackedKind
 from jaxserve.layers.param_spec import ParamPath, ParamSpec
-from jaxserve.layers.quant import PackedKind
 from jaxserve.layers.scaled_weight import ScaledForm, ScaledKind
 from jaxserve.models.partition import check_partition
 from jaxserve.models.spec import DecoderSpec

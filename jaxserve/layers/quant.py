@@ -1,14 +1,15 @@
-"""Weights packed in blocks of 32 inputs: int8 as codes and a scale, int4 as codes, a scale and a minimum.
+"""Weights packed in blocks of 32 inputs, or of 256 for forms of GGUF files: PackedWeight, its products and its packing.
 
-A block of one output takes 34 bytes in int8 and 20 in int4; scales and minima are float16, and the block forms are
-those that GGUF calls Q8_0 and Q4_1. The order of blocks in memory is documented in native/linear.c, whose products read
-them. A plain jnp form replaces it where nothing can be compiled, and is the reference of the kernel's tests; it
-unpacks the weights in every step, so it saves memory and costs time.
+A block of one output takes 34 bytes in int8 and 20 in int4; scales and minima are float16. The forms are those of
+block_forms.py, whose products native/linear.c computes. A plain jnp form replaces it where nothing can be compiled, and
+is the reference of the kernel's tests; it unpacks the weights in every step, so it saves memory and costs time.
 
-Errors, beside float32's own rounding: a weight is at most half its block's scale away from the one that was packed.
+Errors, beside float32's own rounding: a weight is at most half its block's scale away from the one that was packed, and
+those of a GGUF file are its own.
 An activation is at most half of the largest of its 32, divided by 127, away from itself.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -18,11 +19,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from jaxserve.layers.block_forms import (
+    BLOCK_SIZE,
+    FORMS,
+    GROUP_SIZE,
+    BlockFields,
+    PackedKind,
+    dequantize,
+    split_fields,
+)
 from jaxserve.native import library
-
-PackedKind = Literal["int8", "int4"]
-BLOCK_SIZE, GROUP_SIZE = 32, 16
-BLOCK_BYTES: dict[PackedKind, int] = {"int8": GROUP_SIZE * (BLOCK_SIZE + 2), "int4": GROUP_SIZE * (BLOCK_SIZE // 2 + 4)}
 
 
 @partial(
@@ -32,7 +38,7 @@ BLOCK_BYTES: dict[PackedKind, int] = {"int8": GROUP_SIZE * (BLOCK_SIZE + 2), "in
 )
 @dataclass(frozen=True, slots=True)
 class PackedWeight:
-    """A weight [in, out]: data uint8 [groups of 16 outputs, blocks of 32 inputs, BLOCK_BYTES], ends padded.
+    """A weight [in, out]: data uint8 [groups of 16 outputs, blocks of inputs, bytes], ends padded.
 
     Experts are stacked along an axis before these.
     width_in, width_out   of the weight on all ranks together
@@ -49,7 +55,7 @@ class PackedWeight:
     def shape(self) -> tuple[int, int]:
         """Inputs and outputs of the data at hand. Those of a rank's part fill its blocks and groups."""
         groups, blocks = self.data.shape[-3:-1]
-        return min(self.width_in, blocks * BLOCK_SIZE), min(self.width_out, groups * GROUP_SIZE)
+        return min(self.width_in, blocks * FORMS[self.kind].inputs), min(self.width_out, groups * GROUP_SIZE)
 
 
 def abstract_packed(
@@ -60,7 +66,7 @@ def abstract_packed(
     num_experts: so many weights, stacked.
     native None: where the kernels can be compiled. True raises BadConfig where they cannot.
     """
-    shape = (-(-width_out // GROUP_SIZE), -(-width_in // BLOCK_SIZE), BLOCK_BYTES[kind])
+    shape = data_shape(kind, width_in, width_out)
     shape = shape if num_experts is None else (num_experts, *shape)
     if native is None:
         native = library.is_usable()
@@ -69,11 +75,17 @@ def abstract_packed(
     return PackedWeight(jax.ShapeDtypeStruct(shape, np.uint8), kind, width_in, width_out, native)
 
 
-def bytes_per_weight(kind: Literal["int8", "int4", "fp8"]) -> float:
+def data_shape(kind: PackedKind, width_in: int, width_out: int) -> tuple[int, int, int]:
+    """Return the shape of the data of a packed weight: groups, blocks and bytes."""
+    form = FORMS[kind]
+    return -(-width_out // GROUP_SIZE), -(-width_in // form.inputs), form.group_bytes
+
+
+def bytes_per_weight(kind: PackedKind | Literal["fp8"]) -> float:
     """Return bytes per weight, with scales and minima."""
     if kind == "fp8":
         return 1.0  # it has no blocks, and few scales
-    return BLOCK_BYTES[kind] / (GROUP_SIZE * BLOCK_SIZE)
+    return FORMS[kind].output_bytes / FORMS[kind].inputs
 
 
 def packed_matmul(x_TI: Array, *weights: PackedWeight) -> tuple[Array, ...]:
@@ -84,7 +96,9 @@ def packed_matmul(x_TI: Array, *weights: PackedWeight) -> tuple[Array, ...]:
     x = x_TI.astype(jnp.float32)
     if all(weight.native for weight in weights):
         shapes = tuple(jax.ShapeDtypeStruct((x.shape[0], weight.shape[1]), jnp.float32) for weight in weights)
-        outputs = jax.ffi.ffi_call("jaxserve_linear", shapes)(x, *(weight.data for weight in weights))
+        outputs = jax.ffi.ffi_call("jaxserve_linear", shapes)(
+            x, *(weight.data for weight in weights), forms=form_attribute(weights)
+        )
     else:
         rounded = round_activations(x)
         outputs = [
@@ -100,8 +114,14 @@ def packed_expert_matmul(x_SI: Array, count_E: Array, *weights: PackedWeight) ->
     """
     shapes = tuple(jax.ShapeDtypeStruct((len(x_SI), weight.shape[1]), jnp.float32) for weight in weights)
     call = jax.ffi.ffi_call("jaxserve_packed_experts", shapes)
-    outputs = call(x_SI.astype(jnp.float32), count_E, *(weight.data for weight in weights))
+    data = (weight.data for weight in weights)
+    outputs = call(x_SI.astype(jnp.float32), count_E, *data, forms=form_attribute(weights))
     return tuple(y.astype(x_SI.dtype) for y in outputs)
+
+
+def form_attribute(weights: Sequence[PackedWeight]) -> np.float64:
+    """Return the forms of weights as the kernel wants them: four bits of a number each, of the first weight lowest."""
+    return np.float64(sum(tuple(FORMS).index(weight.kind) << 4 * i for i, weight in enumerate(weights)))
 
 
 def round_activations(x_TI: Array) -> Array:
@@ -115,10 +135,9 @@ def round_activations(x_TI: Array) -> Array:
 
 def unpack(weight: PackedWeight) -> Array:
     """Return the weight [in, out] as float32, every number decoded."""
-    value_GBQOI = _dequantize(*_split_fields(weight.kind, weight.data))
-    groups, blocks = weight.data.shape[:2]
-    value_IO = jnp.transpose(value_GBQOI, (1, 2, 4, 0, 3)).reshape(blocks * BLOCK_SIZE, groups * GROUP_SIZE)
+    value_GBQOI = dequantize(weight.kind, split_fields(weight.kind, weight.data))
     width_in, width_out = weight.shape
+    value_IO = jnp.transpose(value_GBQOI, (1, 2, 4, 0, 3)).reshape(-1, len(weight.data) * GROUP_SIZE)
     return value_IO[:width_in, :width_out]
 
 
@@ -129,65 +148,46 @@ def embedding_rows(weight: PackedWeight, index_T: Array) -> Array:
     """
     width_in, width_out = weight.shape
     index_T = jnp.clip(index_T, 0, width_out - 1)
-    data_TBX = jnp.take(weight.data, index_T // GROUP_SIZE, axis=0)
-    lane = (index_T % GROUP_SIZE).reshape(-1, 1, 1)
-    code, scale, minimum = _split_fields(weight.kind, data_TBX)
-    code = jnp.take_along_axis(code, lane[..., None, None], axis=3)
-    scale = jnp.take_along_axis(scale, lane, axis=2)
-    minimum = None if minimum is None else jnp.take_along_axis(minimum, lane, axis=2)
-    return _dequantize(code, scale, minimum).reshape(len(index_T), -1)[:, :width_in]
+    fields = split_fields(weight.kind, jnp.take(weight.data, index_T // GROUP_SIZE, axis=0))
+    lane_T = index_T % GROUP_SIZE
+
+    def take_lane(field: Array, axis: int) -> Array:
+        lane = lane_T.reshape(-1, *(1 for _ in field.shape[1:]))
+        return jnp.take_along_axis(field, lane, axis=axis)
+
+    row = BlockFields(take_lane(fields.word, -2), take_lane(fields.factor, -1), take_lane(fields.number, -1))
+    return dequantize(weight.kind, row).reshape(len(index_T), -1)[:, :width_in]
 
 
-def _split_fields(kind: PackedKind, data: Array) -> tuple[Array, Array, Array | None]:
-    """Return codes uint8 [..., fours, 16, 4], and scales and minima [..., 16], of data [..., bytes]."""
-    *front, num_bytes = data.shape
-    ends = num_bytes - 2 * GROUP_SIZE * (2 if kind == "int4" else 1)
-    halves = lax.bitcast_convert_type(data[..., ends:].reshape(*front, -1, GROUP_SIZE, 2), jnp.float16)
-    code = data[..., :ends].reshape(*front, -1, GROUP_SIZE, 4)
-    return code, halves[..., 0, :], halves[..., 1, :] if kind == "int4" else None
-
-
-def _dequantize(code: Array, scale: Array, minimum: Array | None) -> Array:
-    """Return float32 [..., 8 fours, outputs, 4]."""
-    scale = scale[..., None, :, None].astype(jnp.float32)
-    if minimum is None:
-        return (code.astype(jnp.float32) - 128) * scale
-    code = jnp.concatenate([code & 15, code >> 4], axis=-3)
-    return code.astype(jnp.float32) * scale + minimum[..., None, :, None].astype(jnp.float32)
+def unpack_data(data_GBX: np.ndarray, kind: PackedKind) -> np.ndarray:
+    """Return the values [out, in] of a packed matrix's data on the host: those of whole groups and whole blocks."""
+    value_GBQOI = dequantize(kind, split_fields(kind, data_GBX))
+    return value_GBQOI.transpose(0, 3, 1, 2, 4).reshape(len(data_GBX) * GROUP_SIZE, -1)
 
 
 @dataclass(frozen=True, slots=True)
 class QuantizedBlocks:
-    """Blocks output by output, before they are laid out for the kernel: O outputs, B blocks each.
+    """Blocks output by output, before they are laid out for the kernel: O outputs, B blocks each, P parts in all.
 
-    code_OBK   int8: uint8 [O, B, 32], code + 128. int4: uint8 [O, B, 16], inputs 0..15 low, 16..31 high
-    scale_OB   float16; minimum_OB float16, or None in int8
+    code_OPK     uint8 [O, P, bytes of a part's codes], as block_forms.write_codes packs them. int8: code + 128. int4:
+                 inputs 0..15 low, 16..31 high
+    scale_OB     float16
+    minimum_OB   float16, or None where the form has none
+    factor_OPF   int8, factors of the scale and then of the minimum, or None where the form has none
     """
 
-    code_OBK: np.ndarray
+    code_OPK: np.ndarray
     scale_OB: np.ndarray
-    minimum_OB: np.ndarray | None
+    minimum_OB: np.ndarray | None = None
+    factor_OPF: np.ndarray | None = None
 
     def take_rows(self, rows: slice) -> "QuantizedBlocks":
         """Return the blocks of some outputs."""
-        minimum_OB = None if self.minimum_OB is None else self.minimum_OB[rows]
-        return QuantizedBlocks(self.code_OBK[rows], self.scale_OB[rows], minimum_OB)
-
-    def dequantize(self) -> np.ndarray:
-        """Return the values, float32 [O, 32 B]."""
-        scale_OB1 = self.scale_OB[..., None].astype(np.float32)
-        if self.minimum_OB is None:
-            value_OBK = self.code_OBK.astype(np.float32)
-            value_OBK -= np.float32(128)
-            value_OBK *= scale_OB1
-        else:
-            value_OBK = np.concatenate([self.code_OBK & 15, self.code_OBK >> 4], axis=-1).astype(np.float32)
-            value_OBK *= scale_OB1
-            value_OBK += self.minimum_OB[..., None].astype(np.float32)
-        return value_OBK.reshape(len(value_OBK), -1)
+        fields = (self.code_OPK, self.scale_OB, self.minimum_OB, self.factor_OPF)
+        return QuantizedBlocks(*(None if field is None else field[rows] for field in fields))  # pyright: ignore
 
 
-def quantize(weight_OI: np.ndarray, kind: PackedKind) -> QuantizedBlocks:
+def quantize(weight_OI: np.ndarray, kind: Literal["int8", "int4"]) -> QuantizedBlocks:
     """Round every weight to its nearest code; the error is at most half the block's scale.
 
     int8: scale = largest / 127, int4: (largest - smallest) / 15, each rounded up to float16, so that no code is cut
@@ -205,7 +205,7 @@ def quantize(weight_OI: np.ndarray, kind: PackedKind) -> QuantizedBlocks:
             scale_OB = _round_up_to_float16(np.maximum(high_OB, -low_OB) / np.float32(127))
             code_OBK = _round_to_codes(weight_OBK, scale_OB)
             code_OBK += np.float32(128)
-            return QuantizedBlocks(code_OBK.astype(np.uint8), scale_OB, None)
+            return QuantizedBlocks(code_OBK.astype(np.uint8), scale_OB)
         minimum_OB = -_round_up_to_float16(-low_OB)
         weight_OBK -= minimum_OB[..., None].astype(np.float32)
         scale_OB = _round_up_to_float16((high_OB - minimum_OB.astype(np.float32)) / np.float32(15))
@@ -228,31 +228,24 @@ def _round_to_codes(weight_OBK: np.ndarray, scale_OB: np.ndarray) -> np.ndarray:
 
 def pack_blocks(blocks: QuantizedBlocks, out_GBX: np.ndarray) -> None:
     """Write blocks in the layout that the kernel reads, into all groups of `out`; missing outputs become zeros."""
-    groups, num_blocks, _ = out_GBX.shape
-    ends = blocks.code_OBK.shape[-1] * GROUP_SIZE
-    fields = [(0, np.ascontiguousarray(blocks.code_OBK).view(np.uint32)), (ends, blocks.scale_OB[..., None])]
-    if blocks.minimum_OB is not None:
-        fields.append((ends + 2 * GROUP_SIZE, blocks.minimum_OB[..., None]))
-    for start, field_OBF in fields:
-        outputs, _, size = field_OBF.shape
-        if outputs < groups * GROUP_SIZE:
-            field_OBF = np.pad(field_OBF, ((0, groups * GROUP_SIZE - outputs), (0, 0), (0, 0)))
-        end = start + size * GROUP_SIZE * field_OBF.itemsize
-        place = out_GBX[..., start:end].view(field_OBF.dtype).reshape(groups, num_blocks, size, GROUP_SIZE)
-        place[...] = field_OBF.reshape(groups, GROUP_SIZE, num_blocks, size).transpose(0, 2, 3, 1)
+    num_groups, num_blocks, _ = out_GBX.shape
+    floats = [field for field in (blocks.scale_OB, blocks.minimum_OB) if field is not None]
+    end = out_GBX.shape[-1] - 2 * GROUP_SIZE * len(floats)
+    num_parts = blocks.code_OPK.shape[1] // num_blocks
+    part_GBPX = out_GBX[..., :end].reshape(num_groups, num_blocks, num_parts, -1)
+    code_bytes = GROUP_SIZE * blocks.code_OPK.shape[-1]
+    _write_field(np.ascontiguousarray(blocks.code_OPK).view(np.uint32), part_GBPX[..., :code_bytes])
+    if blocks.factor_OPF is not None:
+        _write_field(blocks.factor_OPF, part_GBPX[..., code_bytes:])
+    _write_field(np.stack(floats, axis=-1), out_GBX[..., None, end:])
 
 
-def unpack_blocks(data_GBX: np.ndarray, kind: PackedKind) -> QuantizedBlocks:
-    """Return the blocks that `pack_blocks` wrote, those of all outputs of the groups."""
-    groups, num_blocks, num_bytes = data_GBX.shape
-    ends = num_bytes - 2 * GROUP_SIZE * (2 if kind == "int4" else 1)
-
-    def take(start: int, size: int, dtype: type) -> np.ndarray:
-        end = start + size * GROUP_SIZE * np.dtype(dtype).itemsize
-        field = np.ascontiguousarray(data_GBX[..., start:end]).view(dtype)
-        field = field.reshape(groups, num_blocks, size, GROUP_SIZE).transpose(0, 3, 1, 2)
-        return np.ascontiguousarray(field).reshape(groups * GROUP_SIZE, num_blocks, size)
-
-    code_OBK = take(0, ends // GROUP_SIZE // 4, np.uint32).view(np.uint8)
-    minimum_OB = take(ends + 2 * GROUP_SIZE, 1, np.float16)[..., 0] if kind == "int4" else None
-    return QuantizedBlocks(code_OBK, take(ends, 1, np.float16)[..., 0], minimum_OB)
+def _write_field(field_OPF: np.ndarray, place_GBPX: np.ndarray) -> None:
+    """Write numbers [O, parts, F] of single outputs so that those of a group's outputs lie side by side."""
+    num_groups, num_blocks, num_parts, _ = place_GBPX.shape
+    missing = num_groups * GROUP_SIZE - len(field_OPF)
+    if missing:
+        field_OPF = np.pad(field_OPF, ((0, missing), (0, 0), (0, 0)))
+    place = place_GBPX.view(field_OPF.dtype).reshape(num_groups, num_blocks, num_parts, -1, GROUP_SIZE)
+    assert np.may_share_memory(place, place_GBPX)
+    place[...] = field_OPF.reshape(num_groups, GROUP_SIZE, num_blocks, num_parts, -1).transpose(0, 2, 3, 4, 1)

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from jaxserve.cache.layer_cache import LayerCache, PagedKeysValues
+from jaxserve.layers.block_forms import BLOCK_SIZE, GROUP_SIZE
 from jaxserve.layers.norms import NormSpec
 from jaxserve.layers.param_spec import Axis, RowBlocks
-from jaxserve.layers.quant import BLOCK_SIZE, GROUP_SIZE
 from jaxserve.layers.rope import RopeSpec
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from jaxserve.cache.layer_cache import LayerCache, RecurrentState, StateArray
-from jaxserve.layers.quant import BLOCK_SIZE, GROUP_SIZE
+from jaxserve.layers.block_forms import BLOCK_SIZE, GROUP_SIZE
 from jaxserve.layers.rope import RopeSpec
 from jaxserve.models.attention_spec import OwnArray, OwnNorm, PackedSize, PositionCost, Projection, SplitSize
 

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from jaxserve.cache.layer_cache import LayerCache, PagedLatent
+from jaxserve.layers.block_forms import BLOCK_SIZE, GROUP_SIZE
 from jaxserve.layers.norms import NormSpec
 from jaxserve.layers.param_spec import RowBlocks
-from jaxserve.layers.quant import BLOCK_SIZE, GROUP_SIZE
 from jaxserve.layers.rope import RopeSpec
 from jaxserve.models.attention_spec import OwnArray, OwnNorm, PackedSize, PositionCost, Projection, SplitSize
 

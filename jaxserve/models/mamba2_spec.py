@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from jaxserve.cache.layer_cache import LayerCache, RecurrentState, StateArray
+from jaxserve.layers.block_forms import BLOCK_SIZE, GROUP_SIZE
 from jaxserve.layers.param_spec import RowBlocks
-from jaxserve.layers.quant import BLOCK_SIZE, GROUP_SIZE
 from jaxserve.layers.rope import RopeSpec
 from jaxserve.models.attention_spec import OwnArray, OwnNorm, PackedSize, PositionCost, Projection, SplitSize
 

@@ -20,8 +20,9 @@ from jaxserve.config import Quantization
 from jaxserve.errors import BadConfig
 from jaxserve.layers.adapted import AdapterLayout, FactorStacks
 from jaxserve.layers.adapter import is_adaptable
+from jaxserve.layers.block_forms import BLOCK_SIZE
 from jaxserve.layers.param_spec import ParamPath, ParamSpec
-from jaxserve.layers.quant import BLOCK_BYTES, BLOCK_SIZE, GROUP_SIZE, PackedWeight
+from jaxserve.layers.quant import PackedWeight, data_shape
 from jaxserve.layers.scaled_weight import ScaledForm, ScaledWeight, abstract_scaled
 from jaxserve.models.attention_spec import AttentionSpec
 from jaxserve.models.spec import DecoderSpec, LayerSpec, MoESpec
@@ -179,9 +180,8 @@ def _place_packed(
     """
     *experts, first, last = zip(shape, axes, strict=True)
     (width_out, axis_out), (width_in, axis_in) = (first, last) if is_table else (last, first)
-    groups, blocks, num_bytes = -(-width_out // GROUP_SIZE), -(-width_in // BLOCK_SIZE), BLOCK_BYTES[weight.kind]
     data = jax.ShapeDtypeStruct(
-        (*(size for size, _ in experts), groups, blocks, num_bytes),
+        (*(size for size, _ in experts), *data_shape(weight.kind, width_in, width_out)),
         weight.data.dtype,
         sharding=placement.split((*(axis for _, axis in experts), axis_out, axis_in, None)),
     )

@@ -1,9 +1,15 @@
 /* Products with packed weights: y = x @ w in integers, block by block, summed in float32.
  *
- * A weight is [groups, blocks, bytes]: 16 outputs side by side, 32 inputs deep. A block holds codes for four inputs of
- * each of the 16 outputs, then for the next four: what one instruction multiplies lies in one register. Behind them
- * stand 16 scales in float16 and, with four bits, 16 minima. With eight bits a code means scale * (code - 128); with
- * four it means scale * code + minimum, and a byte holds inputs 0..15 of the block low and 16..31 high.
+ * A weight is [groups, blocks, bytes]: 16 outputs side by side, and parts of 32 inputs behind each other, one or eight
+ * in a block. A part holds words of four bytes, the first word of each of the 16 outputs, then the second of each: what
+ * one instruction multiplies lies in one register. Behind the words of a part stand its factors, int8, and behind all
+ * parts of a block 16 scales in float16 and, in some forms, 16 minima. A code means scale * (code - zero) + minimum,
+ * where scale and minimum are multiplied with their factors if there are some. FORMS has the numbers of every form.
+ *
+ * The words of a part, by the bits of its codes. Word w of 8 bits: inputs 4w .. 4w + 3. Of 4: the same of inputs 0..15
+ * low, and of 16..31 high. Of 2: a pair of bits of each of inputs 16w .. 16w + 15, and a byte has every fourth. Those of
+ * 5, 6 and 3 bits are the words of 4, 4 and 2, and then the upper bits: a pair of each as with 2, or one bit of each of
+ * 32 inputs, and a byte has every fourth.
  *
  * Activations become int8, with a scale for every 32. Sums inside a block are exact and blocks are added in their
  * order, so a row's result depends neither on its neighbours and their number nor on who computes it.
@@ -19,9 +25,7 @@
 #define GROUP 16
 #define BLOCK 32
 #define QUADS (BLOCK / 4)
-#define PARTS (GROUP / LANES)
-#define INT8_BYTES (GROUP * (BLOCK + 2))
-#define INT4_BYTES (GROUP * (BLOCK / 2 + 4))
+#define HALVES (GROUP / LANES)
 #define MOST_WEIGHTS 8
 #define ITEM_BYTES 32768 /* of weights, for one row: about two microseconds from memory */
 #ifdef __AVX512F__
@@ -38,15 +42,47 @@ typedef int8_t Small __attribute__((vector_size(LANES)));
 typedef struct { /* 32 activations of a row; those of a tile's rows lie side by side */
   int32_t code[QUADS];
   float scale;
-  int32_t shift; /* -128 times the sum of the codes: what the codes' offset adds */
+  int32_t total; /* of the codes: times zero, what the weights' codes are too large */
   float sum;     /* of the values, for the minima */
-  int32_t unused;
+  int32_t first; /* the total of the first half */
 } Activations;
+
+typedef struct {
+  int bits;        /* of a code */
+  int zero;        /* the code that means 0 */
+  int parts;       /* of 32 inputs in a block */
+  int factors;     /* of the scales of a part, and as many of its minima: one for all inputs, or one for each half */
+  int has_minimum; /* float16 behind the scales */
+  int is_lookup;   /* codes are places in VALUES */
+} Form;
+
+/* In the order of layers/block_forms.py, whose kinds have the names of llama.cpp's types but for the first two. */
+static const Form FORMS[] = {
+    {.bits = 8, .zero = 128, .parts = 1},                      /* int8: Q8_0 */
+    {.bits = 4, .parts = 1, .has_minimum = 1},                 /* int4: Q4_1 */
+    {.bits = 4, .zero = 8, .parts = 1},                        /* q4_0 */
+    {.bits = 5, .zero = 16, .parts = 1},                       /* q5_0 */
+    {.bits = 5, .parts = 1, .has_minimum = 1},                 /* q5_1 */
+    {.bits = 2, .parts = 8, .factors = 2, .has_minimum = 1},   /* q2_k */
+    {.bits = 3, .zero = 4, .parts = 8, .factors = 2},          /* q3_k */
+    {.bits = 4, .parts = 8, .factors = 1, .has_minimum = 1},   /* q4_k */
+    {.bits = 5, .parts = 8, .factors = 1, .has_minimum = 1},   /* q5_k */
+    {.bits = 6, .zero = 32, .parts = 8, .factors = 2},         /* q6_k */
+    {.bits = 4, .zero = 128, .parts = 1, .is_lookup = 1},      /* iq4_nl */
+    {.bits = 4, .zero = 128, .parts = 8, .factors = 1, .is_lookup = 1}, /* iq4_xs */
+};
+#define NUM_FORMS (int64_t)(sizeof FORMS / sizeof *FORMS)
+/* What codes mean, plus 128, which is `zero`; four times over, as the instruction wants it. */
+#define SIXTEEN 1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241
+static const uint8_t VALUES[64] __attribute__((aligned(64))) = {SIXTEEN, SIXTEEN, SIXTEEN, SIXTEEN};
+
+INLINE int64_t part_bytes(Form f) { return GROUP * (BLOCK * f.bits / 8 + f.factors * (1 + f.has_minimum)); }
+INLINE int64_t bytes_of(Form f) { return f.parts * part_bytes(f) + GROUP * 2 * (1 + f.has_minimum); }
 
 typedef struct {
   const uint8_t* blocks;
   float* out;
-  int64_t width, groups, step, items, block_bytes;
+  int64_t form, width, groups, step, items, group_bytes;
 } Weight;
 
 typedef struct {
@@ -100,75 +136,135 @@ INLINE Vec halves(const uint8_t* at) {
 #endif
 }
 
-INLINE void unpack(int bits, const uint8_t* block, int part, Bytes quad[QUADS]) {
-  const uint8_t* at = block + part * LANES * 4;
-  if (bits == 8) {
+INLINE Bytes shift_right(Bytes value, int bits) { /* across the bytes of a pair: the caller masks what came over */
+  return bits >= 0 ? (Bytes)((Shorts)value >> bits) : (Bytes)((Shorts)value << -bits);
+}
+
+#if !defined(__AVX2__)
+static __attribute__((noinline)) void look_up_each(uint8_t* code) {
+  for (int i = 0; i < LANES * 4; i++) code[i] = VALUES[code[i]];
+}
+#endif
+
+INLINE Bytes look_up(Bytes code) {
+#if defined(__AVX512BW__) && LANES == 16
+  return (Bytes)_mm512_shuffle_epi8(_mm512_load_si512(VALUES), (__m512i)code);
+#elif defined(__AVX2__) && LANES == 8
+  return (Bytes)_mm256_shuffle_epi8(_mm256_load_si256((const __m256i*)VALUES), (__m256i)code);
+#else
+  look_up_each((uint8_t*)&code);
+  return code;
+#endif
+}
+
+/* The codes of a part: four inputs of LANES outputs in each of the 8 quads. */
+INLINE void unpack(Form f, const uint8_t* at, Bytes quad[QUADS]) {
+#define WORD(w) ((Bytes) * (const BytesU*)(at + (w) * GROUP * 4))
+  const int low = f.bits == 8 ? 8 : f.bits < 4 ? 2 : 4, high = f.bits - low; /* bits */
 #pragma GCC unroll 8
-    for (int q = 0; q < QUADS; q++) quad[q] = (Bytes) * (const BytesU*)(at + q * GROUP * 4);
-    return;
+  for (int q = 0; q < QUADS; q++) {
+    if (low == 8) quad[q] = WORD(q);
+    if (low == 4) quad[q] = shift_right(WORD(q % 4), q / 4 * 4) & 15;
+    if (low == 2) quad[q] = shift_right(WORD(q / 4), q % 4 * 2) & 3;
+    if (high == 1) quad[q] |= shift_right(WORD(low), q - low) & (uint8_t)(1 << low);
+    if (high == 2) quad[q] |= shift_right(WORD(low + q / 4), q % 4 * 2 - low) & (uint8_t)(3 << low);
+    if (f.is_lookup) quad[q] = look_up(quad[q]);
   }
+#undef WORD
+}
+
+/* LANES int8 factors times LANES float16 numbers, exactly. */
+INLINE Vec multiply_factors(Vec number, const uint8_t* at) {
+  Small small;
+  memcpy(&small, at, LANES);
+  return number * __builtin_convertvector(__builtin_convertvector(small, IVec), Vec);
+}
+
+/* Adds the products of `n` rows with a part of a group, LANES outputs of it, to their totals. */
+INLINE void part_of(int n, Form f, const uint8_t* words, const uint8_t* factors, Vec scale, Vec least,
+                    const Activations* x, Vec* total) {
+  Bytes quad[QUADS];
+  unpack(f, words, quad);
+  Vec scales[2] = {scale, scale}, minima[2] = {least, least};
+#pragma GCC unroll 2
+  for (int i = 0; i < f.factors; i++) {
+    scales[i] = multiply_factors(scale, factors + i * GROUP);
+    if (f.has_minimum) minima[i] = multiply_factors(least, factors + (f.factors + i) * GROUP);
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < n; r++) {
+    if (f.factors < 2) {
+      IVec sum = (IVec){0} - f.zero * x[r].total;
+#pragma GCC unroll 8
+      for (int q = 0; q < QUADS; q++) sum = dot(sum, quad[q], x[r].code[q]);
+      Vec factor = scales[0] * x[r].scale;
+      total[r] += factor * __builtin_convertvector(sum, Vec);
+      if (f.has_minimum) total[r] += minima[0] * x[r].sum;
+    } else {
+      int32_t second = x[r].total - x[r].first;
+      IVec sum = (IVec){0} - f.zero * x[r].first, rest = (IVec){0} - f.zero * second;
 #pragma GCC unroll 4
-  for (int q = 0; q < QUADS / 2; q++) {
-    Bytes both = (Bytes) * (const BytesU*)(at + q * GROUP * 4);
-    quad[q] = both & 15;
-    quad[q + QUADS / 2] = (Bytes)((Shorts)both >> 4) & 15;
+      for (int q = 0; q < QUADS / 2; q++) {
+        sum = dot(sum, quad[q], x[r].code[q]);
+        rest = dot(rest, quad[q + QUADS / 2], x[r].code[q + QUADS / 2]);
+      }
+      Vec value = scales[0] * __builtin_convertvector(sum, Vec) + scales[1] * __builtin_convertvector(rest, Vec);
+      if (f.has_minimum) value += minima[0] * (float)x[r].first + minima[1] * (float)second;
+      total[r] += value * x[r].scale;
+    }
   }
 }
 
 /* The products of `n` rows with one group, x being their activations of the first block. */
-INLINE void group_of(int n, int bits, const Weight* w, const uint8_t* block, int64_t blocks, const Activations* x,
-                    int64_t row, int64_t first) {
-  Vec total[TILE][PARTS];
+INLINE void group_of(int n, Form f, const Weight* w, const uint8_t* block, const Activations* x, int64_t row,
+                     int64_t first) {
+  Vec total[HALVES][TILE];
 #pragma GCC unroll 16
   for (int r = 0; r < n; r++)
-    for (int p = 0; p < PARTS; p++) total[r][p] = broadcast(0);
-  for (int64_t b = 0; b < blocks; b++, block += bits == 8 ? INT8_BYTES : INT4_BYTES, x += TILE) {
-    const uint8_t* scales = block + GROUP * BLOCK * bits / 8;
+    for (int h = 0; h < HALVES; h++) total[h][r] = broadcast(0);
+  const uint8_t* end = block + w->group_bytes;
+  while (block < end) {
+    const uint8_t* floats = block + f.parts * part_bytes(f);
+    if (f.parts > 1) __builtin_prefetch(floats + bytes_of(f)); /* it is read before what lies before it */
+#pragma GCC unroll 1
+    for (int part = 0; part < f.parts; part++, block += part_bytes(f), x += TILE) {
 #pragma GCC unroll 2
-    for (int p = 0; p < PARTS; p++) {
-      Bytes quad[QUADS];
-      unpack(bits, block, p, quad);
-      Vec scale = halves(scales + p * LANES * 2), least = broadcast(0);
-      if (bits == 4) least = halves(scales + GROUP * 2 + p * LANES * 2);
-#pragma GCC unroll 16
-      for (int r = 0; r < n; r++) {
-        IVec sum = (IVec){0} + (bits == 8 ? x[r].shift : 0);
-#pragma GCC unroll 8
-        for (int q = 0; q < QUADS; q++) sum = dot(sum, quad[q], x[r].code[q]);
-        Vec factor = scale * x[r].scale;
-        total[r][p] += factor * __builtin_convertvector(sum, Vec);
-        if (bits == 4) total[r][p] += least * x[r].sum;
+      for (int h = 0; h < HALVES; h++) {
+        Vec scale = halves(floats + h * LANES * 2), least = broadcast(0);
+        if (f.has_minimum) least = halves(floats + GROUP * 2 + h * LANES * 2);
+        const uint8_t* factors = block + GROUP * BLOCK * f.bits / 8 + h * LANES;
+        part_of(n, f, block + h * LANES * 4, factors, scale, least, x, total[h]);
       }
     }
+    block = floats + GROUP * 2 * (1 + f.has_minimum);
   }
   int64_t left = w->width - first;
 #pragma GCC unroll 16
   for (int r = 0; r < n; r++) {
     float* out = w->out + (row + r) * w->width + first;
-    if (left >= GROUP) {
-      for (int p = 0; p < PARTS; p++) store(out + p * LANES, total[r][p]);
-    } else {
-      memcpy(out, total[r], left * sizeof(float));
-    }
+    float last[GROUP], *to = left >= GROUP ? out : last;
+    for (int h = 0; h < HALVES; h++) store(to + h * LANES, total[h][r]);
+    if (left < GROUP) memcpy(out, last, left * sizeof(float));
   }
 }
 
-INLINE void rows_of(int bits, const Product* p, const Weight* w, const ExpertRows* e, int64_t group) {
-  const uint8_t* block = w->blocks + (e->expert * w->groups + group) * p->blocks * w->block_bytes;
+INLINE void rows_of(int most, Form f, const Product* p, const Weight* w, const ExpertRows* e, int64_t group) {
+  const uint8_t* block = w->blocks + (e->expert * w->groups + group) * w->group_bytes;
   int64_t first = group * GROUP;
   for (int64_t row = e->first; row < e->first + e->rows;) {
     const Activations* x = p->packed + row / TILE * p->blocks * TILE + row % TILE;
     int64_t left = e->first + e->rows - row;
     if (left > TILE - row % TILE) left = TILE - row % TILE; /* rows of a tile lie side by side */
+    if (left > most) left = most;
     int n = left >= TILE ? TILE : left >= 8 && TILE > 8 ? 8 : left >= 4 && TILE > 4 ? 4 : left >= 2 ? 2 : 1;
     switch (n) {
 #if TILE > 4
-      case 16: group_of(16, bits, w, block, p->blocks, x, row, first); break;
-      case 8: group_of(8, bits, w, block, p->blocks, x, row, first); break;
+      case 16: group_of(16, f, w, block, x, row, first); break;
+      case 8: group_of(8, f, w, block, x, row, first); break;
 #endif
-      case 4: group_of(4, bits, w, block, p->blocks, x, row, first); break;
-      case 2: group_of(2, bits, w, block, p->blocks, x, row, first); break;
-      default: group_of(1, bits, w, block, p->blocks, x, row, first);
+      case 4: group_of(4, f, w, block, x, row, first); break;
+      case 2: group_of(2, f, w, block, x, row, first); break;
+      default: group_of(1, f, w, block, x, row, first);
     }
     row += n;
   }
@@ -182,8 +278,17 @@ static void multiply(void* context, int64_t index) {
   index %= w->items;
   int64_t end = (index + 1) * w->step < w->groups ? (index + 1) * w->step : w->groups;
   for (int64_t group = index * w->step; group < end; group++) {
-    if (w->block_bytes == INT8_BYTES) rows_of(8, p, w, e, group);
-    else rows_of(4, p, w, e, group);
+    switch (w->form) {
+#define CASE(i) \
+  case i: rows_of(TILE, FORMS[i], p, w, e, group); break;
+      CASE(0) CASE(1)
+#if defined(__AVX2__)
+      CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11)
+#else /* with vectors in pieces, each would take the compiler seconds */
+      default: rows_of(1, FORMS[w->form], p, w, e, group);
+#endif
+#undef CASE
+    }
   }
 }
 
@@ -230,7 +335,7 @@ static void round_row(void* context, int64_t row) {
     const float* x = p->x + row * p->width + b * BLOCK;
     float last[BLOCK] = {0};
     if ((b + 1) * BLOCK > p->width) x = memcpy(last, x, (p->width - b * BLOCK) * sizeof(float));
-    IVec top = {0}, sum = {0};
+    IVec top = {0}, sum = {0}, first = {0};
     for (int i = 0; i < BLOCK; i += LANES) {
       IVec size = (IVec)load(x + i) & 0x7fffffff;
       top = (IVec)vec_select(size > top, (Vec)size, (Vec)top);
@@ -245,11 +350,11 @@ static void round_row(void* context, int64_t row) {
       Small small = __builtin_convertvector(code, Small);
       memcpy((int8_t*)to->code + i, &small, LANES);
       sum += code;
+      if (i + LANES == BLOCK / 2) first = sum;
     }
-    int32_t total = total_of(sum);
+    to->first = total_of(first), to->total = total_of(sum);
     to->scale = most.value / 127.0f;
-    to->shift = -128 * total;
-    to->sum = to->scale * (float)total;
+    to->sum = to->scale * (float)to->total;
   }
 }
 
@@ -259,18 +364,21 @@ static const char* compute(XLA_FFI_CallFrame* frame, Product* p, int skipped) {
   const int of_experts = skipped - 1;
   p->x = x->data, p->rows = x->dims[0], p->width = x->dims[1], p->blocks = (x->dims[1] + BLOCK - 1) / BLOCK;
   p->count = (int)frame->rets.size;
-  if (p->count > MOST_WEIGHTS || frame->args.size != p->count + skipped)
-    return "jaxserve_linear wants one result for each of at most 8 weights";
+  if (p->count > MOST_WEIGHTS || frame->args.size != p->count + skipped || frame->attrs.size != 1)
+    return "jaxserve_linear wants one result for each of at most 8 weights, and their forms";
+  int64_t forms = (int64_t)attribute(frame, 0); /* of each weight four bits, those of the first lowest */
   int64_t items = 0, at_once = p->num_experts ? p->rows / p->num_experts / 4 : 1;
   if (at_once < 2) at_once = 1;
   for (int i = 0; i < p->count; i++) {
     const XLA_FFI_Buffer *w = argument(frame, i + skipped), *y = result(frame, i);
     const int64_t* dims = w->dims + of_experts;
-    Weight weight = {.blocks = w->data, .out = y->data, .width = y->dims[1], .groups = dims[0], .block_bytes = dims[2]};
-    int known = weight.block_bytes == INT8_BYTES || weight.block_bytes == INT4_BYTES;
-    if (!known || dims[1] != p->blocks || dims[0] != (weight.width + GROUP - 1) / GROUP)
+    Weight weight = {.blocks = w->data, .out = y->data, .width = y->dims[1], .groups = dims[0]};
+    weight.form = forms >> 4 * i & 15, weight.group_bytes = dims[1] * dims[2];
+    Form f = FORMS[weight.form < NUM_FORMS ? weight.form : 0];
+    int known = weight.form < NUM_FORMS && dims[2] == bytes_of(f);
+    if (!known || dims[1] * f.parts != p->blocks || dims[0] != (weight.width + GROUP - 1) / GROUP)
       return "jaxserve_linear: a weight does not fit its input and output";
-    weight.step = ITEM_BYTES / (p->blocks * weight.block_bytes * at_once);
+    weight.step = ITEM_BYTES / (weight.group_bytes * at_once + 1);
     if (weight.step < 1) weight.step = 1;
     weight.items = (weight.groups + weight.step - 1) / weight.step;
     items += p->num_experts * weight.items;

@@ -15,8 +15,10 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
 
 from jaxserve.errors import BadCheckpoint
+from jaxserve.layers.block_forms import PackedKind
 from jaxserve.layers.param_spec import Part
-from jaxserve.layers.quant import PackedKind, QuantizedBlocks
+from jaxserve.layers.quant import QuantizedBlocks
+from jaxserve.weights.gguf_blocks import BLOCK_TYPES, TYPE_KINDS, split_blocks
 from jaxserve.weights.gguf_config import build_generation_config, build_hf_config, find_family
 from jaxserve.weights.gguf_header import GGUFTensor, read_header
 from jaxserve.weights.gguf_metadata import GGUFMetadata
@@ -35,10 +37,6 @@ PLAIN_DTYPES = {
     GGMLQuantizationType.I16: np.dtype(np.int16),
     GGMLQuantizationType.I32: np.dtype(np.int32),
     GGMLQuantizationType.I64: np.dtype(np.int64),
-}
-BLOCK_TYPES: dict[PackedKind, GGMLQuantizationType] = {
-    "int8": GGMLQuantizationType.Q8_0,
-    "int4": GGMLQuantizationType.Q4_1,
 }
 FLOAT32 = np.dtype(np.float32)
 FilePart: TypeAlias = tuple[slice | np.ndarray, ...]
@@ -82,6 +80,10 @@ class GGUFCheckpoint:
             return None
         raw = self._view_blocks(tensor, self._locate(name, part))
         return split_blocks(raw.reshape(-1, raw.shape[-2] * raw.shape[-1]), kind)
+
+    def kind_of(self, name: str) -> PackedKind | None:
+        """Return the packed form that holds the tensor's blocks as they are; None if there is none."""
+        return TYPE_KINDS.get(self._stored[name].ggml_type)
 
     def release(self, name: str) -> None:
         """Give back the memory that the tensor's part of the file takes."""
@@ -201,18 +203,6 @@ def dequantize_blocks(blocks: np.ndarray, kind: GGMLQuantizationType) -> np.ndar
             out = dequantize(slab, kind).reshape(-1)
             values[first * block_values : first * block_values + out.size] = out
     return values.reshape(*front, num_blocks * block_values)
-
-
-def split_blocks(rows: np.ndarray, kind: PackedKind) -> QuantizedBlocks:
-    """Split rows of Q8_0 blocks (float16 scale, 32 codes) or Q4_1 blocks (scale, minimum, 16 bytes) into fields."""
-    num_float16s = {"int8": 1, "int4": 2}[kind]
-    _, block_bytes = GGML_QUANT_SIZES[BLOCK_TYPES[kind]]
-    blocks = rows.reshape(len(rows), rows.shape[1] // block_bytes, block_bytes)
-    float16s = np.ascontiguousarray(blocks[..., : 2 * num_float16s]).view(np.float16)
-    code = blocks[..., 2 * num_float16s :]
-    if kind == "int8":
-        return QuantizedBlocks(code ^ np.uint8(128), float16s[..., 0], None)
-    return QuantizedBlocks(code, float16s[..., 0], float16s[..., 1])
 
 
 def _column_range(tensor: GGUFTensor, part: FilePart) -> tuple[int, int]:

@@ -14,8 +14,8 @@ import ml_dtypes
 import numpy as np
 
 from jaxserve.errors import BadCheckpoint
+from jaxserve.layers.block_forms import PackedKind
 from jaxserve.layers.param_spec import Part
-from jaxserve.layers.quant import PackedKind
 from jaxserve.weights.float4 import decode_powers, unpack_float4
 from jaxserve.weights.protocol import Checkpoint, TensorInfo
 

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from jaxserve.errors import BadCheckpoint
+from jaxserve.layers.block_forms import FORMS, GROUP_SIZE, PackedKind
 from jaxserve.layers.param_spec import Part
-from jaxserve.layers.quant import BLOCK_BYTES, BLOCK_SIZE, GROUP_SIZE, PackedKind, unpack_blocks
+from jaxserve.layers.quant import data_shape, unpack_data
 from jaxserve.weights.mapped_file import aligned_empty
 from jaxserve.weights.protocol import TensorInfo, read_json
 
@@ -51,19 +52,19 @@ class PackedLeaf:
     @property
     def data_shape(self) -> tuple[int, ...]:
         """The shape of its data."""
-        shape = (-(-self.width_out // GROUP_SIZE), -(-self.width_in // BLOCK_SIZE), BLOCK_BYTES[self.kind])
+        shape = data_shape(self.kind, self.width_in, self.width_out)
         return shape if self.num_experts is None else (self.num_experts, *shape)
 
     def locate(self, part: Part) -> tuple[Part, Part]:
         """Return the experts, groups and blocks in which a part of the values lies, and where in a matrix of theirs."""
         *experts, first, last = part or tuple(slice(0, size) for size in self.shape)
         groups, outputs = _cover(first if self.is_table else last, self.width_out, GROUP_SIZE)
-        blocks, inputs = _cover(last if self.is_table else first, self.width_in, BLOCK_SIZE)
+        blocks, inputs = _cover(last if self.is_table else first, self.width_in, FORMS[self.kind].inputs)
         return (*experts, groups, blocks), (outputs, inputs) if self.is_table else (inputs, outputs)
 
     def unpack(self, data_GBX: np.ndarray) -> np.ndarray:
         """Return the values of the groups and blocks of a matrix, in the leaf's layout."""
-        value_OI = unpack_blocks(data_GBX, self.kind).dequantize()
+        value_OI = unpack_data(data_GBX, self.kind)
         return value_OI if self.is_table else value_OI.T
 
 
@@ -207,6 +208,6 @@ def _read_packed_leaf(path: Path, name: str, entry: Any) -> PackedLeaf:
         raise BadCheckpoint(f"{where} is not described as jaxserve does.")
     sizes = [entry["width_in"], entry["width_out"], entry["num_experts"] or 1]
     is_size = all(isinstance(size, int) and not isinstance(size, bool) and 0 < size < MAX_SIZE for size in sizes)
-    if entry["kind"] not in tuple(BLOCK_BYTES) or not is_size or not isinstance(entry["is_table"], bool):
+    if entry["kind"] not in tuple(FORMS) or not is_size or not isinstance(entry["is_table"], bool):
         raise BadCheckpoint(f"{where} is described by {str(entry)[:200]}, which is no form of packed weights.")
     return PackedLeaf(**entry)

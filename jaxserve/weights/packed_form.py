@@ -10,7 +10,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from jaxserve.layers.quant import BLOCK_SIZE, PackedKind, QuantizedBlocks
+from jaxserve.layers.block_forms import BLOCK_SIZE, FORMS, PackedKind
+from jaxserve.layers.quant import QuantizedBlocks
 
 Parts: TypeAlias = Mapping[str, np.ndarray]
 """The stored tensors of one matrix by their roles. Optional ones may be missing."""
@@ -78,7 +79,7 @@ class GroupedCodes:
         Scales, and minima in int4, are rounded to float16; those of AWQ and GPTQ are float16 as stored.
         """
         num_inputs = self.code_OI.shape[1]
-        if self.bits != {"int8": 8, "int4": 4}[kind] or num_inputs % BLOCK_SIZE:
+        if kind not in ("int8", "int4") or self.bits != FORMS[kind].bits or num_inputs % BLOCK_SIZE:
             return None
         if kind == "int8" and self.zero_OG is not None and not (self.zero_OG == self._middle).all():
             return None
@@ -94,7 +95,7 @@ class GroupedCodes:
             return None
         code_OBK = self.code_OI.reshape(len(self.code_OI), num_blocks, BLOCK_SIZE)
         if kind == "int8":
-            return QuantizedBlocks(code_OBK, half_OB, None)
+            return QuantizedBlocks(code_OBK, half_OB)
         zero_OB = self._middle if self.zero_OG is None else _spread(self.zero_OG, group_B, num_blocks)
         minimum_OB = (np.float32(-1) * zero_OB * scale_OB).astype(np.float16)
         return QuantizedBlocks(code_OBK[..., :16] | code_OBK[..., 16:] << 4, half_OB, minimum_OB)

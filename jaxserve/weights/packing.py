@@ -4,16 +4,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from jaxserve.layers.block_forms import BLOCK_SIZE, FORMS, GROUP_SIZE, PackedKind
 from jaxserve.layers.param_spec import Origin, ParamPath, ParamSpec, Part, RowBlocks, Source
-from jaxserve.layers.quant import (
-    BLOCK_SIZE,
-    GROUP_SIZE,
-    PackedKind,
-    PackedWeight,
-    QuantizedBlocks,
-    pack_blocks,
-    quantize,
-)
+from jaxserve.layers.quant import PackedWeight, QuantizedBlocks, pack_blocks, quantize
 from jaxserve.weights.mapped_file import aligned_empty, is_zero_copyable
 from jaxserve.weights.protocol import Checkpoint, holds_leaves
 from jaxserve.weights.shards import find_part
@@ -38,7 +31,8 @@ def pack_shard(
     shape = [len(range(*part.indices(size))) for part, size in zip(index, target.data.shape, strict=True)]
     data = aligned_empty(shape, np.dtype(np.uint8))
     *experts, groups, blocks, _ = index
-    outputs, inputs = _scale(groups, GROUP_SIZE, target.width_out), _scale(blocks, BLOCK_SIZE, target.width_in)
+    outputs = _scale(groups, GROUP_SIZE, target.width_out)
+    inputs = _scale(blocks, FORMS[target.kind].inputs, target.width_in)
     is_table = path[-1] == "table"  # [out, in], as checkpoints have it
     if is_table:
         whole, leaf_index = (target.width_out, target.width_in), (outputs, inputs)
@@ -88,20 +82,21 @@ def _read_matrices(
 def _split_stack(blocks: QuantizedBlocks, source: Source, part: Part) -> Iterator[QuantizedBlocks]:
     """Yield the blocks of each matrix: those of a stack are one after the other, since blocks know rows only."""
     num_matrices = len(range(*part[0].indices(source.shape[0]))) if len(source.shape) == 3 else 1
-    num_rows = len(blocks.code_OBK) // num_matrices
+    num_rows = len(blocks.code_OPK) // num_matrices
     for first in range(num_matrices):
         yield blocks.take_rows(slice(first * num_rows, (first + 1) * num_rows))
 
 
 def _pack_matrix(matrix: QuantizedBlocks | np.ndarray, kind: PackedKind, data_GBX: np.ndarray) -> None:
     """Pack one matrix [out, in], or blocks of one, as its kernel wants it; outputs that it lacks become zeros."""
-    num_outputs = len(matrix.code_OBK if isinstance(matrix, QuantizedBlocks) else matrix)
+    num_outputs = len(matrix.code_OPK if isinstance(matrix, QuantizedBlocks) else matrix)
     num_groups = -(-num_outputs // GROUP_SIZE)
     assert num_groups <= len(data_GBX)
     data_GBX[num_groups:] = 0
     if isinstance(matrix, QuantizedBlocks):
         pack_blocks(matrix, data_GBX[:num_groups])
         return
+    assert kind in ("int8", "int4"), "the other kinds hold blocks of files, and nothing is rounded to them"
     slab_groups = max(SLAB_VALUES // (data_GBX.shape[1] * BLOCK_SIZE * GROUP_SIZE), 1)
     for first in range(0, num_groups, slab_groups):
         rows_OI = matrix[first * GROUP_SIZE : (first + slab_groups) * GROUP_SIZE]

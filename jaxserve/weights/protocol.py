@@ -15,8 +15,9 @@ import numpy as np
 
 from jaxserve.config import MIB
 from jaxserve.errors import BadCheckpoint
+from jaxserve.layers.block_forms import PackedKind
 from jaxserve.layers.param_spec import Part
-from jaxserve.layers.quant import PackedKind, QuantizedBlocks
+from jaxserve.layers.quant import QuantizedBlocks
 from jaxserve.model_files import read_model_file
 
 MAX_JSON_BYTES = 64 * MIB

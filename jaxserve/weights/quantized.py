@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from jaxserve.errors import BadCheckpoint
+from jaxserve.layers.block_forms import BLOCK_SIZE, PackedKind
 from jaxserve.layers.param_spec import Part
-from jaxserve.layers.quant import BLOCK_SIZE, PackedKind, QuantizedBlocks
+from jaxserve.layers.quant import QuantizedBlocks
 from jaxserve.layers.scaled_weight import DTYPES, ScaledKind
 from jaxserve.model_files import blame_model_files
 from jaxserve.weights.mapped_file import aligned_empty

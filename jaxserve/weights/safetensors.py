@@ -17,8 +17,8 @@ import numpy as np
 
 from jaxserve.config import MIB
 from jaxserve.errors import BadCheckpoint
+from jaxserve.layers.block_forms import PackedKind
 from jaxserve.layers.param_spec import Part
-from jaxserve.layers.quant import PackedKind
 from jaxserve.weights.mapped_file import MappedFile
 from jaxserve.weights.protocol import TensorInfo, read_json
 

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxserve.layers import quant
+from jaxserve.layers.block_forms import BLOCK_SIZE, PackedKind
 from jaxserve.native import library
 
 KINDS = ("int8", "int4")
@@ -30,7 +31,7 @@ def draw(*shape: int, seed: int = 0, size: float = 1.0) -> np.ndarray:
     return (size * np.random.default_rng(seed).standard_normal(shape)).astype(np.float32)
 
 
-def pack(weight_OI: np.ndarray, kind: quant.PackedKind, native: bool = False) -> quant.PackedWeight:
+def pack(weight_OI: np.ndarray, kind: PackedKind, native: bool = False) -> quant.PackedWeight:
     announced = quant.abstract_packed(kind, weight_OI.shape[1], weight_OI.shape[0], native)
     data = np.full(announced.data.shape, 77, np.uint8)
     quant.pack_blocks(quant.quantize(weight_OI, kind), data)
@@ -49,7 +50,7 @@ class TestPacking:
         read_IO = np.asarray(unpacked(pack(weight_OI, kind)))
         assert read_IO.shape == (inputs, outputs)
         scale_OB = quant.quantize(weight_OI, kind).scale_OB.astype(np.float32)
-        half_OI = np.repeat(scale_OB / 2, quant.BLOCK_SIZE, axis=1)[:, :inputs]
+        half_OI = np.repeat(scale_OB / 2, BLOCK_SIZE, axis=1)[:, :inputs]
         slack = 2e-6 * np.abs(weight_OI).max()  # float32's own rounding
         assert (np.abs(read_IO.T - weight_OI) <= half_OI + slack).all()
 
@@ -100,8 +101,8 @@ def test_a_plain_product_errs_by_half_a_step_of_each_activation(kind, sizes, row
     inputs, outputs = sizes
     x_TI, weight = draw(rows, inputs, size=size), pack(draw(outputs, inputs, seed=1), kind)
     read_IO = np.asarray(unpacked(weight), np.float64)
-    padded = np.pad(np.abs(x_TI), ((0, 0), (0, -inputs % quant.BLOCK_SIZE))).reshape(rows, -1, quant.BLOCK_SIZE)
-    step_TI = np.repeat(padded.max(-1) / 254, quant.BLOCK_SIZE, axis=1)[:, :inputs]
+    padded = np.pad(np.abs(x_TI), ((0, 0), (0, -inputs % BLOCK_SIZE))).reshape(rows, -1, BLOCK_SIZE)
+    step_TI = np.repeat(padded.max(-1) / 254, BLOCK_SIZE, axis=1)[:, :inputs]
     bound = step_TI @ np.abs(read_IO) * 1.001 + 1e-5 * np.abs(x_TI) @ np.abs(read_IO)
     (y_TO,) = products(jnp.asarray(x_TI), weight)
     assert (np.abs(np.asarray(y_TO) - x_TI.astype(np.float64) @ read_IO) <= bound).all()
@@ -182,7 +183,8 @@ class TestKernel:
         for kind in KINDS:
             weight_OI = draw(40, 90) * np.logspace(-8, 3, 40, dtype=np.float32)[:, None]  # scales below the normal, too
             weight = pack(weight_OI, kind)
-            (y_TO,) = jax.ffi.ffi_call(name, (jax.ShapeDtypeStruct((23, 40), jnp.float32),))(x_TI, weight.data)
+            call = jax.ffi.ffi_call(name, (jax.ShapeDtypeStruct((23, 40), jnp.float32),))
+            (y_TO,) = call(x_TI, weight.data, forms=quant.form_attribute([weight]))
             (plain,) = products(x_TI, weight)
             assert (np.abs(y_TO - plain) <= 1e-5 * np.abs(plain).max(0)).all()
 

@@ -5,8 +5,9 @@ from math import prod
 
 import numpy as np
 
+from jaxserve.layers.block_forms import BLOCK_SIZE, PackedKind
 from jaxserve.layers.param_spec import Part
-from jaxserve.layers.quant import BLOCK_SIZE, PackedKind, QuantizedBlocks
+from jaxserve.layers.quant import QuantizedBlocks
 from jaxserve.weights.protocol import Checkpoint, holds_leaves
 
 

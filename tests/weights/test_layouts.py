@@ -16,6 +16,7 @@ import pytest
 from gguf import GGMLQuantizationType as Kind
 
 from jaxserve.layers import quant
+from jaxserve.layers.block_forms import BLOCK_SIZE, GROUP_SIZE, PackedKind
 from jaxserve.layers.param_spec import ParamPath, ParamSpec
 from jaxserve.models import registry
 from jaxserve.weights.checkpoint import open_checkpoint
@@ -246,7 +247,7 @@ def stored_rows(rows: np.ndarray, form: Kind) -> np.ndarray:
     return round_to_bfloat16(rows) if form == Kind.BF16 else rows
 
 
-def packed_matrix(rows_OI: np.ndarray, form: Kind, kind: quant.PackedKind, shape: tuple[int, ...]) -> np.ndarray:
+def packed_matrix(rows_OI: np.ndarray, form: Kind, kind: PackedKind, shape: tuple[int, ...]) -> np.ndarray:
     """One matrix packed whole: its own blocks where the file has them, else packed anew."""
     if has_blocks(rows_OI, form) and form == BLOCK_TYPES[kind]:
         blocks = split_blocks(gguf.quantize(rows_OI, form), kind)
@@ -298,7 +299,7 @@ def test_a_part_of_a_packed_leaf_is_that_of_the_whole_and_nothing_else_is_read(w
             counting = CountingCheckpoint(checkpoint)
             part = pack_shard(counting, path, origin, params[path], weight, (*index, slice(None)))
             np.testing.assert_array_equal(part, data[index], err_msg=str(path))
-            assert counting.num_values <= prod(part.shape[:-1]) * quant.GROUP_SIZE * quant.BLOCK_SIZE
+            assert counting.num_values <= prod(part.shape[:-1]) * GROUP_SIZE * BLOCK_SIZE
 
 
 @pytest.mark.parametrize("quantization", ["int8", "int4"])

@@ -242,9 +242,9 @@ def test_blocks_of_the_same_form_are_taken_over_as_they_are(tmp_path, kind, form
         blocks = checkpoint.read_blocks(tensor_of(leaf), kind)
         scale = blocks.scale_OB[..., None].astype(np.float32)
         if kind == "int8":
-            value_OBK = (blocks.code_OBK.astype(np.float32) - 128) * scale
+            value_OBK = (blocks.code_OPK.astype(np.float32) - 128) * scale
         else:
-            code_OBK = np.concatenate([blocks.code_OBK & 15, blocks.code_OBK >> 4], axis=-1)
+            code_OBK = np.concatenate([blocks.code_OPK & 15, blocks.code_OPK >> 4], axis=-1)
             value_OBK = code_OBK.astype(np.float32) * scale + blocks.minimum_OB[..., None].astype(np.float32)
         np.testing.assert_array_equal(
             value_OBK.reshape(leaf.origins[0].sources[0].shape), checkpoint.read(tensor_of(leaf))

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from transformers.integrations import finegrained_fp8
 
 from jaxserve.layers import quant
+from jaxserve.layers.block_forms import PackedKind
 from jaxserve.layers.param_spec import Origin, ParamSpec, Source
-from jaxserve.layers.quant import PackedKind
 from jaxserve.weights.checkpoint import open_checkpoint
 from jaxserve.weights.load import load_params
 from tests.weights import quantized_writer as writer
