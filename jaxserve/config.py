@@ -43,9 +43,9 @@ STRUCTURED_OUTPUTS_KEYS = {
     **{"disable_any_whitespace": bool, "disable_additional_properties": bool},
 }
 
-Quantization = Literal["none", "int8", "int4", "fp8"]
+Quantization = Literal["none", "int8", "int4", "fp8", "blocks"]
 KVCacheDtype = Literal["auto", "bfloat16", "float16", "float32", "int8", "fp8", "fp8_e4m3", "fp8_e5m2"]
-QuantizationChoice = Literal["auto", "none", "int8", "int4", "fp8"]
+QuantizationChoice = Literal["auto", "none", "int8", "int4", "fp8", "blocks"]
 
 
 def option(default: Any, help: str, *, group: str | None = None, is_secret: bool = False) -> Any:
@@ -96,7 +96,8 @@ class EngineConfig:
         "Weights are packed as int8, as fp8, or as int4 with the token embeddings in int8; auto packs only integers of"
         " a quantised checkpoint, on a CPU and with their own codes. CPUs have int8 and int4 in blocks, compute in"
         " float32 and round activations to int8 inside every product; GPUs have int8 and fp8, and TPUs all three, with"
-        " a scale for each output or group of inputs.",
+        " a scale for each output or group of inputs. blocks keeps those of a .gguf file as they are, on a CPU, where"
+        " their products round activations to int8, too.",
     )
     tensor_parallel_size: int = option(
         1,

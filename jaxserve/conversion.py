@@ -25,7 +25,7 @@ from jaxserve.weights.fetch import ProgressCallback, resolve_model
 from jaxserve.weights.load import check_checkpoint, find_origin, param_name, read_param, release_param
 from jaxserve.weights.orbax import OrbaxCheckpoint, PackedLeaf
 from jaxserve.weights.pending import PendingTensor
-from jaxserve.weights.protocol import Checkpoint
+from jaxserve.weights.protocol import Checkpoint, holds_blocks
 from jaxserve.weights.quantization_methods import without_config
 from jaxserve.weights.quantized import QuantizedCheckpoint
 from jaxserve.weights.source_tensors import list_source_tensors, stored_dtype
@@ -70,7 +70,8 @@ def convert_model(
     destination    a directory that does not exist yet or is empty
     format         orbax: leaves as the network uses them, packed or not; safetensors: tensors as Hugging Face has
                    them, never packed. By default orbax, or safetensors if the destination's name ends so.
-    quantization   int8 and int4 pack; auto keeps the codes of a quantised checkpoint; none unpacks
+    quantization   int8 and int4 pack; auto keeps the codes of a quantised checkpoint; none unpacks; blocks keeps
+                   those of a .gguf file
     dtype          the type of what is not packed; auto keeps the types of the values
     revision       branch, tag or commit of a hub model
     download_dir   directory for fetched models; None is the user's cache directory
@@ -133,6 +134,10 @@ def _choose_targets(
         is_packed = isinstance(checkpoint, QuantizedCheckpoint | OrbaxCheckpoint)
         kinds = find_kinds(checkpoint, params) if is_packed else {}
         quantization = "int8" if kinds else "none"  # each has its own kind
+    elif quantization == "blocks":
+        kinds = find_kinds(checkpoint, params) if holds_blocks(checkpoint) else {}
+        if not kinds:
+            raise BadConfig(f"quantization='blocks' keeps those of a .gguf file, and {checkpoint.path.name} has none.")
     shapes = abstract_params(params, dtype or np.float32, quantization, kinds)
     if dtype is not None:
         return dict(shapes)

@@ -49,9 +49,10 @@ def _make_parser() -> CommandParser:
     )
     parser.add_argument(
         "--quantization",
-        choices=("auto", "none", "int8", "int4"),
+        choices=("auto", "none", "int8", "int4", "blocks"),
         default="auto",
-        help="int8 or int4 packs; auto keeps the codes of a quantised checkpoint; none unpacks (default: %(default)s)",
+        help="int8 or int4 packs; auto keeps the codes of a quantised checkpoint, blocks those of a .gguf file; none"
+        " unpacks (default: %(default)s)",
     )
     parser.add_argument(
         "--dtype",

@@ -1,5 +1,6 @@
 """Construction of an engine from its configuration: opening, planning, loading, compiling, describing."""
 
+import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from jaxserve.engine.scheduler import Scheduler
 from jaxserve.engine.stats import Stats
 from jaxserve.faults import Faults
 from jaxserve.layers.param_spec import ParamPath, ParamSpec
+from jaxserve.layers.quant import PackedWeight
 from jaxserve.memory import return_freed_memory
 from jaxserve.models.spec import DecoderSpec
 from jaxserve.parallel.placement import Placement
@@ -160,7 +162,23 @@ def _roofline(config: EngineConfig, model: OpenedModel, spec: DecoderSpec) -> Ro
     peak_rates = get_peak_rates(model.placement.devices, model.dtype, form.quantization)
     cost, itemsize = model.architecture.cost(spec), model.dtype.itemsize
     page_type = choose_page_type(config.kv_cache_dtype, model.dtype)
-    return Roofline(cost, itemsize, peak_rates, form.quantization, packs_head=form.kinds is None, page_type=page_type)
+    packs_head = form.kinds is None or any(path[-1] == "table" for path in form.kinds)
+    return Roofline(
+        cost,
+        itemsize,
+        peak_rates,
+        form.quantization,
+        packs_head=packs_head,
+        bytes_per_weight=_bytes_per_weight(model) if form.quantization == "blocks" else None,
+        page_type=page_type,
+    )
+
+
+def _bytes_per_weight(model: OpenedModel) -> float:
+    """Return the mean over the weights of all packed matrices."""
+    packed = [shape for shape in model.shapes.values() if isinstance(shape, PackedWeight)]
+    num_bytes = sum(shape.data.size for shape in packed)
+    return num_bytes / sum(math.prod(shape.data.shape[:-3]) * shape.width_in * shape.width_out for shape in packed)
 
 
 def _engine(

@@ -25,7 +25,6 @@ from jaxserve.config import Quantization, cache_dir
 from jaxserve.engine.compile import machine_key
 from jaxserve.engine.plan import Chunk, DecodeBatch, StepPlan
 from jaxserve.layers import quant
-from jaxserve.layers.quant import bytes_per_weight
 from jaxserve.models.cost import AttentionCost, Cost
 from jaxserve.private_files import NotPrivate, make_private_directory, write_private_file
 
@@ -79,6 +78,7 @@ class Roofline:
     peak_rates     The rates of all its devices.
     quantization   How the weights are packed.
     packs_head     Whether those of the logits' product are, too.
+    bytes_per_weight   Of packed weights, if `quantization` does not say it.
     page_type      The type of the numbers in pages; None: that of the activations.
     """
 
@@ -90,13 +90,17 @@ class Roofline:
         quantization: Quantization = "none",
         *,
         packs_head: bool = True,
+        bytes_per_weight: float | None = None,
         page_type: np.dtype | None = None,
     ) -> None:
         self.peak_rates = peak_rates
         self._cost = cost
-        self._bytes_per_weight = itemsize if quantization == "none" else bytes_per_weight(quantization)
+        if bytes_per_weight is None:
+            assert quantization != "blocks", "their sizes differ"
+            bytes_per_weight = itemsize if quantization == "none" else quant.bytes_per_weight(quantization)
+        self._bytes_per_weight = bytes_per_weight
         is_plain = quantization == "none" or not packs_head
-        head_bytes = cost.head * (itemsize if is_plain else bytes_per_weight("int8"))
+        head_bytes = cost.head * (itemsize if is_plain else quant.bytes_per_weight("int8"))
         body_bytes = self._bytes_per_weight * (cost.body - cost.unpacked) + itemsize * cost.unpacked
         self._weight_bytes = float(body_bytes + head_bytes)
         number_bytes = itemsize if page_type is None else page_type.itemsize
@@ -201,7 +205,8 @@ def measure_peak_rates(
     return peak_rates
 
 
-def _packed(kind: Quantization, side: int) -> quant.PackedWeight:
+def _packed(quantization: Quantization, side: int) -> quant.PackedWeight:
+    kind = "int4" if quantization == "blocks" else quantization  # all kinds of blocks are multiplied about as fast
     assert kind == "int8" or kind == "int4", "a CPU packs no others"
     weight = quant.abstract_packed(kind, side, side)
     return replace(weight, data=jnp.zeros(weight.data.shape, weight.data.dtype))

@@ -1,9 +1,11 @@
 """The form of the weights in memory: plain, packed as the settings ask, or with the codes that the file has.
 
 With `auto`, what a quantised checkpoint holds as integers stays so where there are kernels for it. Of the weights only
-scales are rounded, to float16; everything else is plain. What `jaxserve convert` has packed stays as it is.
+scales are rounded, to float16; everything else is plain. What `jaxserve convert` has packed stays as it is. With
+`blocks`, so does what a .gguf file holds in blocks that have products.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,23 +13,24 @@ import numpy as np
 
 from jaxserve.config import EngineConfig, Quantization
 from jaxserve.errors import BadConfig
-from jaxserve.layers.block_forms import PackedKind
-from jaxserve.layers.param_spec import ParamPath, ParamSpec
+from jaxserve.layers.block_forms import FORMS, PackedKind
+from jaxserve.layers.param_spec import ParamPath, ParamSpec, RowBlocks
 from jaxserve.layers.scaled_weight import ScaledForm, ScaledKind
 from jaxserve.models.partition import check_partition
 from jaxserve.models.spec import DecoderSpec
 from jaxserve.native import library
 from jaxserve.parallel.placement import Placement
+from jaxserve.parallel.ranks import Ranks
 from jaxserve.weights.load import find_origin
 from jaxserve.weights.orbax import OrbaxCheckpoint
-from jaxserve.weights.protocol import Checkpoint
+from jaxserve.weights.protocol import BlockCheckpoint, Checkpoint, holds_blocks
 from jaxserve.weights.quantized import QuantizedCheckpoint
 from jaxserve.weights.scaling import find_stored_scales
 
 # Platform → kind → in which form there are products for it. On GPUs XLA would expand the groups of int4: into more
 # bytes than bfloat16 weights have, from 32 rows on (jaxlib 0.10.2, compiled for an H200).
 PRODUCTS: Mapping[str, Mapping[Quantization, str]] = {
-    "cpu": {"int8": "blocks of 32", "int4": "blocks of 32"},
+    "cpu": {"int8": "blocks of 32", "int4": "blocks of 32", "blocks": "those of the file"},
     "gpu": {"int8": "outputs", "fp8": "outputs"},
     "tpu": {"int8": "outputs", "fp8": "outputs", "int4": "groups of inputs"},
 }
@@ -45,7 +48,7 @@ class WeightForm:
     """
 
     quantization: Quantization
-    kinds: Mapping[ParamPath, ScaledKind] | None = None
+    kinds: Mapping[ParamPath, ScaledKind | PackedKind] | None = None
     reason: str = ""
     scaled: ScaledForm | None = None
 
@@ -64,7 +67,8 @@ def choose_weight_form(
     """
     ranks, platform = placement.ranks, placement.platform
     if config.quantization != "auto":
-        return choose_requested(config.quantization, placement, dtype)
+        form = choose_requested(config.quantization, placement, dtype)
+        return _keep_blocks(checkpoint, params, spec, ranks) if config.quantization == "blocks" else form
     if not isinstance(checkpoint, QuantizedCheckpoint | OrbaxCheckpoint):
         return WeightForm("none")
     if platform != "cpu":
@@ -88,6 +92,27 @@ def choose_weight_form(
     if reason is not None:
         return WeightForm("none", reason=reason)
     return WeightForm(quantization, None if _is_all(kinds, params, quantization) else kinds, "the codes of the file")
+
+
+def _keep_blocks(
+    checkpoint: Checkpoint, params: Mapping[ParamPath, ParamSpec], spec: DecoderSpec, ranks: Ranks
+) -> WeightForm:
+    """Return the form in which the blocks of a .gguf file stay as they are, as far as they have products.
+
+    Raises BadConfig if that is none of them, or if the ranks would cut them.
+    """
+    kinds = find_kinds(checkpoint, params) if holds_blocks(checkpoint) else {}
+    if not holds_blocks(checkpoint) or not kinds:
+        raise BadConfig(
+            f"quantization='blocks' keeps those of a .gguf file, from Q2_K to Q8_0 and IQ4, and {checkpoint.path.name} "
+            "has none; leave it out, or try int8."
+        )
+    check_partition(spec, ranks, "blocks", max(FORMS[kind].inputs for kind in kinds.values()))
+    lost = {path for path, param in params.items() if param.is_packable} - kinds.keys()
+    sources = (each for path in lost for each in find_origin(checkpoint, path, params[path]).sources)
+    types = {checkpoint.type_of(source.name) for source in sources}
+    unpacked = f", of those in {', '.join(sorted(types))} {len(lost)} are unpacked" if lost else ""
+    return WeightForm("blocks", kinds, f"the blocks of the file{unpacked}; activations are rounded to int8")
 
 
 def _keep_scales(
@@ -145,7 +170,7 @@ def _is_all(kinds: Mapping[ParamPath, PackedKind], params: Mapping[ParamPath, Pa
 
 
 def find_kinds(
-    checkpoint: QuantizedCheckpoint | OrbaxCheckpoint, params: Mapping[ParamPath, ParamSpec]
+    checkpoint: QuantizedCheckpoint | OrbaxCheckpoint | BlockCheckpoint, params: Mapping[ParamPath, ParamSpec]
 ) -> dict[ParamPath, PackedKind]:
     """Return the weights that keep their codes. Those that are multiplied in one call do so together or not at all."""
     groups: dict[ParamPath, dict[ParamPath, PackedKind | None]] = {}
@@ -153,13 +178,16 @@ def find_kinds(
         if param.is_packable:
             sources = find_origin(checkpoint, path, param).sources
             kinds: list[PackedKind | None] = [*{checkpoint.kind_of(source.name) for source in sources}]
-            groups.setdefault(_call_of(path), {})[path] = kinds[0] if len(kinds) == 1 else None
-    together = (group for group in groups.values() if len(set(group.values())) == 1)
+            is_cut = kinds[0] not in ("int8", "int4") and any(isinstance(each.rows, RowBlocks) for each in sources)
+            groups.setdefault(_call_of(path), {})[path] = kinds[0] if len(kinds) == 1 and not is_cut else None
+    together = (group for group in groups.values() if None not in group.values())
     return {path: kind for group in together for path, kind in group.items() if kind is not None}
 
 
 def _call_of(path: ParamPath) -> ParamPath:
-    """Return the block whose weights may be multiplied in one call: attention, an MLP, or experts."""
+    """Return the block whose weights may be multiplied in one call: attention, an MLP, or experts; a table is alone."""
+    if path[-1] == "table":
+        return path
     return path[:-1] if len(path) > 1 and path[-2] == "experts" else path[:-2]
 
 
@@ -178,4 +206,6 @@ def describe_weight_form(form: WeightForm) -> str:
     products = "native products" if library.is_usable() else "unpacked in every step, for want of a C compiler"
     if form.kinds is None:
         return f"{form.quantization}{', tables int8' if form.quantization == 'int4' else ''}{reason}, {products}"
-    return f"{form.quantization} in {len(form.kinds)} matrices{reason}, {products}"
+    counts = Counter(form.kinds.values())
+    kinds = ", ".join(f"{kind} in {num}" for kind, num in counts.items()) if len(counts) > 1 else ""
+    return f"{kinds or f'{form.quantization} in {len(form.kinds)}'} matrices{reason}, {products}"

@@ -187,12 +187,13 @@ class QuantizedBlocks:
         return QuantizedBlocks(*(None if field is None else field[rows] for field in fields))  # pyright: ignore
 
 
-def quantize(weight_OI: np.ndarray, kind: Literal["int8", "int4"]) -> QuantizedBlocks:
+def quantize(weight_OI: np.ndarray, kind: PackedKind) -> QuantizedBlocks:
     """Round every weight to its nearest code; the error is at most half the block's scale.
 
     int8: scale = largest / 127, int4: (largest - smallest) / 15, each rounded up to float16, so that no code is cut
     off. What is not finite makes its whole block so.
     """
+    assert kind in ("int8", "int4"), "the other kinds hold blocks of files, and nothing is rounded to them"
     outputs, inputs = weight_OI.shape
     weight_OBK = np.zeros((outputs, -(-inputs // BLOCK_SIZE), BLOCK_SIZE), np.float32)
     weight_OBK.reshape(outputs, -1)[:, :inputs] = weight_OI

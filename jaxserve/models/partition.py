@@ -31,21 +31,26 @@ from jaxserve.parallel.ranks import Ranks
 from jaxserve.parallel.sharding import Axis, pad_vocab
 
 
-def check_partition(spec: DecoderSpec, ranks: Ranks, quantization: Quantization = "none") -> None:
+def check_partition(
+    spec: DecoderSpec, ranks: Ranks, quantization: Quantization = "none", block_inputs: int = BLOCK_SIZE
+) -> None:
     """Check that a model can be divided among so many ranks.
+
+    block_inputs   Inputs of a packed block.
 
     Raises BadConfig, with the numbers of ranks that are possible.
     """
-    fault = _find_fault(spec, ranks, quantization)
+    fault = _find_fault(spec, ranks, quantization, block_inputs)
     if fault is None:
         return
     most = max(size for layer in spec.layers for size, _, _ in layer.attention.split_sizes(1))
-    possible = [size for size in range(1, most + 1) if not _find_fault(spec, replace(ranks, size=size), quantization)]
+    sizes = range(1, most + 1)
+    possible = [n for n in sizes if not _find_fault(spec, replace(ranks, size=n), quantization, block_inputs)]
     others = f"try {', '.join(map(str, possible))}" if possible else "leave it out"
     raise BadConfig(f"tensor_parallel_size={ranks.size} cannot divide {fault}; {others}.")
 
 
-def _find_fault(spec: DecoderSpec, ranks: Ranks, quantization: Quantization) -> str | None:
+def _find_fault(spec: DecoderSpec, ranks: Ranks, quantization: Quantization, block_inputs: int) -> str | None:
     """Name a size that the number of ranks does not divide; None if it divides all."""
     if ranks.size == 1:
         return None
@@ -53,7 +58,11 @@ def _find_fault(spec: DecoderSpec, ranks: Ranks, quantization: Quantization) -> 
     fault = next((f"{size} {name}" for size, name, is_possible in sizes if not is_possible), None)
     if fault is not None or quantization == "none":
         return fault
-    packed = (each for layer in spec.layers for each in _packed_sizes(layer, ranks))
+    packed = (
+        (size, name, part, block_inputs if block == BLOCK_SIZE else block)
+        for layer in spec.layers
+        for size, name, part, block in _packed_sizes(layer, ranks)
+    )
     return next(
         (
             f"{size} {name} into whole blocks of {block}, which quantization={quantization!r} packs"

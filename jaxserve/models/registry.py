@@ -4,7 +4,7 @@ The decoder itself is imported when it is traced: it brings Flax, and a start th
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 from jaxserve.config import Quantization
 from jaxserve.errors import UnknownArchitecture
 from jaxserve.layers import quant
+from jaxserve.layers.block_forms import PackedKind
 from jaxserve.layers.param_spec import ParamPath, ParamSpec
 from jaxserve.layers.scaled_weight import ScaledForm, ScaledKind, ScaledWeight, abstract_scaled
 from jaxserve.models import (
@@ -235,7 +236,7 @@ def abstract_params(
     params: Mapping[ParamPath, ParamSpec],
     dtype: DTypeLike,
     quantization: Quantization = "none",
-    kinds: Mapping[ParamPath, ScaledKind] | None = None,
+    kinds: Mapping[ParamPath, ScaledKind | PackedKind] | None = None,
     scaled: ScaledForm | None = None,
 ) -> dict[ParamPath, AbstractWeight]:
     """Return shape and type of every leaf, without tracing and without allocation.
@@ -247,12 +248,12 @@ def abstract_params(
     def abstract_param(path: ParamPath, param: ParamSpec) -> AbstractWeight:
         if quantization == "none" or not param.is_packable or (kinds is not None and path not in kinds):
             return jax.ShapeDtypeStruct(param.shape, jnp.float32 if param.is_float32 else dtype)
-        kind = quantization if kinds is None else kinds[path]
+        kind, is_table = quantization if kinds is None else kinds[path], path[-1] == "table"
         if scaled is not None:
-            return abstract_scaled(kind, param.shape, is_table=path[-1] == "table", form=scaled)
-        assert kind != "fp8", "there are no such blocks"
-        if path[-1] == "table":
-            return quant.abstract_packed("int8", width_in=param.shape[1], width_out=param.shape[0])
+            return abstract_scaled(cast(ScaledKind, kind), param.shape, is_table=is_table, form=scaled)
+        kind = cast(PackedKind, "int8" if kinds is None and is_table else kind)
+        if is_table:
+            return quant.abstract_packed(kind, width_in=param.shape[1], width_out=param.shape[0])
         *experts, width_in, width_out = param.shape
         return quant.abstract_packed(kind, width_in, width_out, num_experts=experts[0] if experts else None)
 

@@ -175,9 +175,15 @@ INLINE void unpack(Form f, const uint8_t* at, Bytes quad[QUADS]) {
 
 /* LANES int8 factors times LANES float16 numbers, exactly. */
 INLINE Vec multiply_factors(Vec number, const uint8_t* at) {
+#if defined(__AVX512F__)
+  return number * (Vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)at)));
+#elif defined(__AVX2__)
+  return number * (Vec)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)at)));
+#else
   Small small;
   memcpy(&small, at, LANES);
   return number * __builtin_convertvector(__builtin_convertvector(small, IVec), Vec);
+#endif
 }
 
 /* Adds the products of `n` rows with a part of a group, LANES outputs of it, to their totals. */
@@ -185,21 +191,20 @@ INLINE void part_of(int n, Form f, const uint8_t* words, const uint8_t* factors,
                     const Activations* x, Vec* total) {
   Bytes quad[QUADS];
   unpack(f, words, quad);
-  Vec scales[2] = {scale, scale}, minima[2] = {least, least};
-#pragma GCC unroll 2
-  for (int i = 0; i < f.factors; i++) {
-    scales[i] = multiply_factors(scale, factors + i * GROUP);
-    if (f.has_minimum) minima[i] = multiply_factors(least, factors + (f.factors + i) * GROUP);
-  }
+  Vec scale_2 = scale, least_2 = least; /* of the second half */
+  if (f.factors == 2) scale_2 = multiply_factors(scale, factors + GROUP);
+  if (f.factors == 2 && f.has_minimum) least_2 = multiply_factors(least, factors + 3 * GROUP);
+  if (f.factors) scale = multiply_factors(scale, factors);
+  if (f.factors && f.has_minimum) least = multiply_factors(least, factors + f.factors * GROUP);
 #pragma GCC unroll 16
   for (int r = 0; r < n; r++) {
     if (f.factors < 2) {
       IVec sum = (IVec){0} - f.zero * x[r].total;
 #pragma GCC unroll 8
       for (int q = 0; q < QUADS; q++) sum = dot(sum, quad[q], x[r].code[q]);
-      Vec factor = scales[0] * x[r].scale;
+      Vec factor = scale * x[r].scale;
       total[r] += factor * __builtin_convertvector(sum, Vec);
-      if (f.has_minimum) total[r] += minima[0] * x[r].sum;
+      if (f.has_minimum) total[r] += least * x[r].sum;
     } else {
       int32_t second = x[r].total - x[r].first;
       IVec sum = (IVec){0} - f.zero * x[r].first, rest = (IVec){0} - f.zero * second;
@@ -208,8 +213,8 @@ INLINE void part_of(int n, Form f, const uint8_t* words, const uint8_t* factors,
         sum = dot(sum, quad[q], x[r].code[q]);
         rest = dot(rest, quad[q + QUADS / 2], x[r].code[q + QUADS / 2]);
       }
-      Vec value = scales[0] * __builtin_convertvector(sum, Vec) + scales[1] * __builtin_convertvector(rest, Vec);
-      if (f.has_minimum) value += minima[0] * (float)x[r].first + minima[1] * (float)second;
+      Vec value = scale * __builtin_convertvector(sum, Vec) + scale_2 * __builtin_convertvector(rest, Vec);
+      if (f.has_minimum) value += least * (float)x[r].first + least_2 * (float)second;
       total[r] += value * x[r].scale;
     }
   }

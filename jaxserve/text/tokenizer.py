@@ -9,6 +9,7 @@ from jaxserve.text.gguf_tokenizer import read_gguf
 from jaxserve.text.token_bytes import find_piece_decoder
 from jaxserve.text.tokenizer_files import read_directory
 from jaxserve.text.tokenizer_parts import TokenizerParts
+from jaxserve.weights.gguf_files import find_only_model
 
 
 class Tokenizer:
@@ -86,6 +87,8 @@ class Tokenizer:
 
 
 def find_only_gguf(directory: Path) -> Path | None:
-    """Return the GGUF file of a directory that has one and no tokenizer.json."""
-    files = [] if (directory / "tokenizer.json").exists() else list(directory.glob("*.gguf"))
-    return files[0] if len(files) == 1 else None
+    """Return the GGUF file of a directory that has one, or its first part, and no tokenizer.json."""
+    if (directory / "tokenizer.json").exists():
+        return None
+    name = find_only_model(file.name for file in directory.glob("*.gguf"))
+    return None if name is None else directory / name

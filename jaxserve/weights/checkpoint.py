@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from jaxserve.errors import BadCheckpoint
+from jaxserve.weights.gguf_files import find_only_model
 from jaxserve.weights.protocol import Checkpoint
 
 
@@ -31,8 +32,8 @@ def _open_directory(path: Path) -> Checkpoint:
         return open_quantized(SafetensorsCheckpoint(path))
     if orbax.is_checkpoint(path):
         return orbax.OrbaxCheckpoint(path)
-    if len(ggufs) == 1:
-        return open_checkpoint(ggufs[0])
+    if (name := find_only_model(file.name for file in ggufs)) is not None:
+        return open_checkpoint(path / name)
     if ggufs:
         raise BadCheckpoint(f"{path} holds {len(ggufs)} .gguf files; name one of them, for example {ggufs[0]}.")
     if any(path.glob("*.bin")) or any(path.glob("*.pt*")):

@@ -5,6 +5,7 @@ order of interleaved rotation, they return to the half-split order of Hugging Fa
 added, it is taken off again.
 """
 
+from collections import Counter
 from math import prod
 from pathlib import Path
 from typing import TypeAlias
@@ -20,9 +21,10 @@ from jaxserve.layers.param_spec import Part
 from jaxserve.layers.quant import QuantizedBlocks
 from jaxserve.weights.gguf_blocks import BLOCK_TYPES, TYPE_KINDS, split_blocks
 from jaxserve.weights.gguf_config import build_generation_config, build_hf_config, find_family
-from jaxserve.weights.gguf_header import GGUFTensor, read_header
+from jaxserve.weights.gguf_header import GGUFTensor
 from jaxserve.weights.gguf_metadata import GGUFMetadata
 from jaxserve.weights.gguf_names import hf_name
+from jaxserve.weights.gguf_parts import merge_tensors, read_headers
 from jaxserve.weights.gguf_rope import ROPE_TENSORS
 from jaxserve.weights.mapped_file import MappedFile, aligned_empty
 from jaxserve.weights.protocol import TensorInfo
@@ -45,22 +47,23 @@ SLAB_VALUES = 1 << 18  # dequantised at a time: a slab and its scratch stay in c
 
 
 class GGUFCheckpoint:
-    """An opened .gguf file."""
+    """An opened .gguf file, or the parts of a model in several of them."""
 
     has_param_layout = False
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._header = read_header(path)
-        self._metadata = GGUFMetadata(path, self._header.metadata)
-        self._file = MappedFile(path)
-        if self._header.metadata.get("split.count", 1) not in (0, 1):
-            raise BadCheckpoint(f"{path} is one part of a split model; join the parts with llama.cpp's gguf-split.")
+        headers = read_headers(path)
+        self._metadata = GGUFMetadata(path, headers[0].metadata)
+        self._files = [MappedFile(header.path) for header in headers]
         self._family = find_family(self._metadata)
-        check_tensors(self._header.tensors, self._header.num_bytes, path)
-        stored = self._header.tensors
+        for header in headers:
+            check_tensors(header.tensors, header.num_bytes, header.path)
+        stored = merge_tensors(headers)
         self._stored = {hf_name(n, self._family): tensor for n, tensor in stored.items() if n not in ROPE_TENSORS}
-        self.config = build_hf_config(self._metadata, {n: t.shape for n, t in stored.items()}, self._rope_factors())
+        self.config = build_hf_config(
+            self._metadata, {n: t.shape for n, t in stored.items()}, self._rope_factors(stored)
+        )
         self.generation_config = build_generation_config(self._metadata)
         self.tensors = {name: _tensor_info(tensor) for name, tensor in self._stored.items()}
         for name in self._stored:
@@ -85,10 +88,19 @@ class GGUFCheckpoint:
         """Return the packed form that holds the tensor's blocks as they are; None if there is none."""
         return TYPE_KINDS.get(self._stored[name].ggml_type)
 
+    def type_of(self, name: str) -> str:
+        """Return the name of the tensor's type, such as Q4_K."""
+        return GGMLQuantizationType(self._stored[name].ggml_type).name
+
+    def count_types(self) -> dict[str, int]:
+        """Return how many tensors each type of blocks has, in the order of the file."""
+        packed = (name for name, tensor in self._stored.items() if tensor.ggml_type not in PLAIN_DTYPES)
+        return dict(Counter(self.type_of(name) for name in packed))
+
     def release(self, name: str) -> None:
         """Give back the memory that the tensor's part of the file takes."""
         tensor = self._stored[name]
-        self._file.release(tensor.offset, tensor_bytes(tensor))
+        self._files[tensor.part].release(tensor.offset, tensor_bytes(tensor))
 
     def _locate(self, name: str, part: Part) -> FilePart:
         """Return where the file has a part of a tensor: rows in its own order."""
@@ -102,7 +114,7 @@ class GGUFCheckpoint:
         """Return values: a view for plain numbers in the file's order, else an array made for the caller."""
         kind = GGMLQuantizationType(tensor.ggml_type)
         if kind in PLAIN_DTYPES:
-            return self._file.view(tensor.offset, tensor.shape, PLAIN_DTYPES[kind])[part]
+            return self._files[tensor.part].view(tensor.offset, tensor.shape, PLAIN_DTYPES[kind])[part]
         first, end = _column_range(tensor, part)
         block_values, _ = GGML_QUANT_SIZES[kind]
         skipped = first % block_values
@@ -115,7 +127,9 @@ class GGUFCheckpoint:
         first, end = _column_range(tensor, part)
         rows = part[: len(tensor.shape) - 1]
         blocks = slice(first // block_values, -(-end // block_values))
-        return self._file.view(tensor.offset, shape, np.dtype(np.uint8))[(*rows, ..., blocks, slice(None))]
+        return self._files[tensor.part].view(tensor.offset, shape, np.dtype(np.uint8))[
+            (*rows, ..., blocks, slice(None))
+        ]
 
     def _permuted_heads(self, name: str) -> int:
         """Return the number of heads in the rows of this tensor if they are permuted; else 0."""
@@ -133,8 +147,8 @@ class GGUFCheckpoint:
         if heads and (tensor.shape[0] % (2 * heads) or packed_vector):
             raise BadCheckpoint(f"{self.path}: tensor {tensor.name!r} of shape {tensor.shape} has no {heads} heads.")
 
-    def _rope_factors(self) -> dict[str, np.ndarray]:
-        tensors = [self._header.tensors[name] for name in ROPE_TENSORS if name in self._header.tensors]
+    def _rope_factors(self, stored: dict[str, GGUFTensor]) -> dict[str, np.ndarray]:
+        tensors = [stored[name] for name in ROPE_TENSORS if name in stored]
         return {each.name: self._read_values(each).astype(np.float32) for each in tensors}
 
 

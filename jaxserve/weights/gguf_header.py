@@ -33,12 +33,16 @@ STRING, ARRAY = 8, 9
 
 @dataclass(frozen=True, slots=True)
 class GGUFTensor:
-    """One tensor in the file. shape is outermost axis first (numpy's order); offset counts from the file's start."""
+    """One tensor in a file. shape is outermost axis first (numpy's order); offset counts from the file's start.
+
+    part: which file of a model in several parts has it, from 0 on.
+    """
 
     name: str
     shape: tuple[int, ...]
     ggml_type: int
     offset: int
+    part: int = 0
 
 
 @dataclass(frozen=True, slots=True)

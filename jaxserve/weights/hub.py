@@ -57,10 +57,10 @@ def download_model(
     """
     access = _HubAccess(revision, cache_dir, progress, token)
     if match := HUB_FILE.fullmatch(model):
-        return _download_file(match[1], match[2], access)
+        return _download_parts(match[1], match[2], access)
     if match := HUB_QUANT.fullmatch(model):
         names = _list_gguf_files(match[1], access)
-        return _download_file(match[1], gguf_files.choose_file(match[1], match[2], names), access)
+        return _download_parts(match[1], gguf_files.choose_file(match[1], match[2], names), access)
     from huggingface_hub import snapshot_download
 
     with _translate_errors(model, revision):
@@ -81,10 +81,10 @@ def download_model(
 
 
 def _download_single_gguf(model: str, access: _HubAccess) -> Path:
-    """Download the single GGUF file of a repository without safetensors."""
+    """Download the single GGUF model of a repository without safetensors."""
     names = _list_gguf_files(model, access)
-    if len(names) == 1:
-        return _download_file(model, names[0], access)
+    if (name := gguf_files.find_only_model(names)) is not None:
+        return _download_parts(model, name, access)
     if names:
         raise BadConfig(
             f"The hub model {model} has {len(names)} .gguf files; {gguf_files.describe_choices(model, names)}."
@@ -114,6 +114,12 @@ def _list_gguf_files(model: str, access: _HubAccess) -> list[str]:
             snapshot_download(model, revision=access.revision, cache_dir=access.cache_dir, local_files_only=True)
         )
         return [str(path.relative_to(folder)) for path in folder.rglob("*.gguf")]
+
+
+def _download_parts(model: str, name: str, access: _HubAccess) -> Path:
+    """Download a file and, if it is a part of a model, all others; return the first part."""
+    first, *_ = [_download_file(model, part, access) for part in gguf_files.list_parts(name)]
+    return first
 
 
 def _download_file(model: str, name: str, access: _HubAccess) -> Path:

@@ -96,7 +96,6 @@ def _pack_matrix(matrix: QuantizedBlocks | np.ndarray, kind: PackedKind, data_GB
     if isinstance(matrix, QuantizedBlocks):
         pack_blocks(matrix, data_GBX[:num_groups])
         return
-    assert kind in ("int8", "int4"), "the other kinds hold blocks of files, and nothing is rounded to them"
     slab_groups = max(SLAB_VALUES // (data_GBX.shape[1] * BLOCK_SIZE * GROUP_SIZE), 1)
     for first in range(0, num_groups, slab_groups):
         rows_OI = matrix[first * GROUP_SIZE : (first + slab_groups) * GROUP_SIZE]

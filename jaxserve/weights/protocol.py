@@ -76,6 +76,27 @@ class LeafCheckpoint(Checkpoint, Protocol):
         ...
 
 
+class BlockCheckpoint(Checkpoint, Protocol):
+    """An opened .gguf file, whose tensors may be of types that have blocks."""
+
+    def kind_of(self, name: str) -> PackedKind | None:
+        """Return the packed form that holds the tensor's blocks as they are; None if there is none."""
+        ...
+
+    def type_of(self, name: str) -> str:
+        """Return the name of the tensor's type, such as Q4_K."""
+        ...
+
+    def count_types(self) -> dict[str, int]:
+        """Return how many tensors each type of blocks has."""
+        ...
+
+
+def holds_blocks(checkpoint: Checkpoint) -> TypeGuard[BlockCheckpoint]:
+    """Return whether the checkpoint is a .gguf file."""
+    return checkpoint.path.suffix == ".gguf"
+
+
 def holds_leaves(checkpoint: Checkpoint) -> TypeGuard[LeafCheckpoint]:
     """Return whether the checkpoint holds leaves, instead of tensors as Hugging Face has them."""
     return checkpoint.has_param_layout

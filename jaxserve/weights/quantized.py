@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxserve.errors import BadCheckpoint
-from jaxserve.layers.block_forms import BLOCK_SIZE, PackedKind
+from jaxserve.layers.block_forms import PackedKind
 from jaxserve.layers.param_spec import Part
 from jaxserve.layers.quant import QuantizedBlocks
 from jaxserve.layers.scaled_weight import DTYPES, ScaledKind
@@ -21,7 +21,7 @@ from jaxserve.weights.orbax import OrbaxCheckpoint
 from jaxserve.weights.packed_floats import decode_scales
 from jaxserve.weights.packed_form import GroupedCodes, Parts, find_kind
 from jaxserve.weights.packed_tensors import PackedTensor, find_packed, find_unused, view_parts
-from jaxserve.weights.protocol import Checkpoint, TensorInfo
+from jaxserve.weights.protocol import Checkpoint, TensorInfo, holds_blocks
 from jaxserve.weights.quantization import FileQuantization
 from jaxserve.weights.quantization_methods import find_quantization, without_config
 
@@ -48,7 +48,10 @@ def describe_packing(checkpoint: Checkpoint) -> dict[str, str]:
         return {"packed in the file": "experts in MXFP4"}
     if isinstance(checkpoint, OrbaxCheckpoint) and checkpoint.packed:
         kinds = " and ".join(sorted({leaf.kind for leaf in checkpoint.packed.values()}))
-        return {"packed in the file": f"{kinds} in blocks of {BLOCK_SIZE}, by jaxserve convert"}
+        return {"packed in the file": f"{kinds} in blocks, by jaxserve convert"}
+    if holds_blocks(checkpoint):
+        types = ", ".join(f"{name} in {num} tensors" for name, num in checkpoint.count_types().items())
+        return {"packed in the file": types} if types else {}
     if not isinstance(checkpoint, QuantizedCheckpoint):
         return {}
     unused = {"not used": f"{', '.join(checkpoint.unused)} of the checkpoint"} if checkpoint.unused else {}

@@ -13,6 +13,7 @@ from jaxserve.cache.groups import make_groups
 from jaxserve.cache.layer_cache import LayerCache, PagedKeysValues, RecurrentState
 from jaxserve.cache.pages import CacheTypes, make_pages
 from jaxserve.layers.param_spec import ParamPath
+from jaxserve.layers.quant import PackedWeight
 from jaxserve.models import registry
 from jaxserve.models.spec import DecoderSpec
 
@@ -42,7 +43,7 @@ class Paged:
     def __init__(
         self,
         spec: DecoderSpec,
-        leaves: Mapping[ParamPath, jax.Array],
+        leaves: Mapping[ParamPath, jax.Array | PackedWeight],
         *,
         rows: int = 1,
         capacity: int = 128,
@@ -51,7 +52,9 @@ class Paged:
         page_type: Any = None,
     ) -> None:
         self.spec = spec
-        self.leaves = {path: leaf.astype(dtype) for path, leaf in leaves.items()}
+        self.leaves = {
+            path: leaf if isinstance(leaf, PackedWeight) else leaf.astype(dtype) for path, leaf in leaves.items()
+        }
         backend = choose_backend(backend, "cpu")
         graphdef, _ = registry.abstract_decoder(spec, dtype)
         count = -(-capacity // PAGE)

@@ -46,14 +46,18 @@ def write(
     kind: Kind = Kind.F32,
     is_old: bool = False,
     metadata: dict[str, Any] | None = None,
+    blocks: dict[str, tuple[Kind, np.ndarray]] | None = None,
+    tensors_of_part: int = 0,
 ) -> Path:
     """Write the file and return its path.
 
     is_old     each of Mixtral's experts has a tensor of its own
     metadata   further keys of the architecture, or other values; None: no such key
+    tensors_of_part  the model is cut into files of so many tensors; 0: it is not
+    blocks     type and bytes of tensors, by the names in the file, instead of their values
     """
     arch = ARCHITECTURES[config["model_type"]]
-    writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[arch])
+    writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[arch], split_max_tensors=tensors_of_part)
     for key, value in (keys_of(config) | (metadata or {})).items():
         add = {str: writer.add_string, int: writer.add_uint32, float: writer.add_float32, bool: writer.add_bool}
         if value is not None:
@@ -62,7 +66,9 @@ def write(
     for name, value in stacked(config, tensors, is_old).items():
         stored = name if name.startswith(("blk.", "rope_")) else names.get_name(name, (".weight", ".bias"))
         assert stored, name
-        if value.ndim == 1 or value.shape[-1] % gguf.GGML_QUANT_SIZES[kind][0]:
+        if blocks and stored in blocks:
+            writer.add_tensor(stored, blocks[stored][1], raw_dtype=blocks[stored][0])
+        elif value.ndim == 1 or value.shape[-1] % gguf.GGML_QUANT_SIZES[kind][0]:
             writer.add_tensor(stored, value.astype(np.float32))
         else:
             writer.add_tensor(stored, gguf.quantize(value, kind), raw_dtype=kind)

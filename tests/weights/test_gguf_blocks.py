@@ -12,30 +12,12 @@ from jaxserve.layers import quant
 from jaxserve.layers.block_forms import BLOCK_SIZE, FORMS, PackedKind
 from jaxserve.native import library
 from jaxserve.weights.gguf_blocks import BLOCK_TYPES, split_blocks
+from tests.weights.block_rows import random_rows, read_rows
 
 needs_compiler = pytest.mark.skipif(library.find_compiler() is None, reason="no C compiler here")
-KINDS = tuple(BLOCK_TYPES)
+KINDS: tuple[PackedKind, ...] = tuple(BLOCK_TYPES)
 WIDTH_IN = 512  # whole blocks of every kind
 products, unpacked, columns = (jax.jit(f) for f in (quant.packed_matmul, quant.unpack, quant.embedding_rows))
-
-
-def random_rows(kind: PackedKind, width_out: int, width_in: int = WIDTH_IN, seed: int = 0) -> np.ndarray:
-    """Any bytes are a block; scales and minima are numbers of the size that models have."""
-    rng = np.random.default_rng(seed)
-    values, size = gguf.GGML_QUANT_SIZES[BLOCK_TYPES[kind]]
-    block = rng.integers(0, 256, (width_out, width_in // values, size), np.uint8)
-    for start in FLOATS[kind]:
-        number = rng.normal(size=(*block.shape[:2], 1)) * 0.02
-        block[..., start : start + 2] = number.astype(np.float16).view(np.uint8)
-    return block.reshape(width_out, -1)
-
-
-FLOATS: dict[PackedKind, tuple[int, ...]] = {
-    **{kind: (0,) for kind in ("int8", "q4_0", "q5_0", "iq4_nl", "iq4_xs")},
-    **{kind: (0, 2) for kind in ("int4", "q5_1", "q4_k", "q5_k")},
-    **{"q2_k": (80, 82), "q3_k": (108,), "q6_k": (208,)},
-}
-"""Where a block has numbers in float16."""
 
 
 def pack(kind: PackedKind, rows: np.ndarray, native: bool = False) -> quant.PackedWeight:
@@ -46,11 +28,6 @@ def pack(kind: PackedKind, rows: np.ndarray, native: bool = False) -> quant.Pack
     return quant.PackedWeight(jnp.asarray(data), kind, announced.width_in, announced.width_out, native)
 
 
-def reference(kind: PackedKind, rows: np.ndarray) -> np.ndarray:
-    """The values [out, in] as the package reads them."""
-    return gguf.dequantize(rows, BLOCK_TYPES[kind]).reshape(len(rows), -1)
-
-
 def draw(*shape: int) -> np.ndarray:
     return np.random.default_rng(5).standard_normal(shape).astype(np.float32)
 
@@ -58,8 +35,8 @@ def draw(*shape: int) -> np.ndarray:
 @pytest.mark.parametrize("kind", KINDS)
 def test_values_are_those_of_the_file(kind, monkeypatch):
     monkeypatch.setattr("jaxserve.weights.gguf_blocks.SLAB_VALUES", 8 * WIDTH_IN)
-    rows = random_rows(kind, 37)
-    weight, expected_OI = pack(kind, rows), reference(kind, rows)
+    rows = random_rows(kind, 37, WIDTH_IN)
+    weight, expected_OI = pack(kind, rows), read_rows(kind, rows)
     np.testing.assert_array_equal(np.asarray(unpacked(weight)).T, expected_OI)
     np.testing.assert_array_equal(quant.unpack_data(np.asarray(weight.data), kind)[:37], expected_OI)
     index_T = np.array([36, 0, 17, 17, 99])
@@ -71,7 +48,7 @@ def test_a_form_takes_little_more_than_its_blocks_in_the_file(kind):
     values, size = gguf.GGML_QUANT_SIZES[BLOCK_TYPES[kind]]
     assert FORMS[kind].inputs == values
     assert size <= FORMS[kind].output_bytes <= size + 20  # factors of less than 8 bits have 8
-    assert pack(kind, random_rows(kind, 32)).data.nbytes == quant.bytes_per_weight(kind) * 32 * WIDTH_IN
+    assert pack(kind, random_rows(kind, 32, WIDTH_IN)).data.nbytes == quant.bytes_per_weight(kind) * 32 * WIDTH_IN
 
 
 @jax.jit
@@ -83,10 +60,10 @@ def all_products(x_TI: jax.Array, weights: list[quant.PackedWeight]) -> tuple[ja
 @needs_compiler
 class TestKernel:
     def test_products_of_a_row_are_those_of_the_files_values_in_any_number_of_rows(self):
-        """Rounding of activations aside: at most half a step of each, times the weight. And a row's bits are its own."""
-        rows = {kind: random_rows(kind, 40 + i) for i, kind in enumerate(KINDS)}
+        """But for half a step of each activation, times the weight. A row's bits are its own."""
+        rows: dict[PackedKind, np.ndarray] = {kind: random_rows(kind, 40 + i, WIDTH_IN) for i, kind in enumerate(KINDS)}
         weights = [pack(kind, each, native=True) for kind, each in rows.items()]
-        values = [reference(kind, each).T.astype(np.float64) for kind, each in rows.items()]
+        values = [read_rows(kind, each).T.astype(np.float64) for kind, each in rows.items()]
         x_TI = draw(33, WIDTH_IN)
         step_TI = np.repeat(np.abs(x_TI).reshape(33, -1, BLOCK_SIZE).max(-1) / 254, BLOCK_SIZE, axis=1)
         together = all_products(jnp.asarray(x_TI), weights)
@@ -114,20 +91,22 @@ class TestKernel:
     def test_weights_of_several_kinds_share_a_call(self):
         x_TI = jnp.asarray(draw(5, WIDTH_IN))
         for kinds in (KINDS[:6], KINDS[6:]):
-            weights = [pack(kind, random_rows(kind, 20 + i), native=True) for i, kind in enumerate(kinds)]
+            weights = [pack(kind, random_rows(kind, 20 + i, WIDTH_IN), native=True) for i, kind in enumerate(kinds)]
             for together, weight in zip(products(x_TI, *weights), weights, strict=True):
                 np.testing.assert_array_equal(together, products(x_TI, weight)[0])
 
     def test_experts_of_several_kinds_are_multiplied(self):
         x_SI, count_E = jnp.asarray(draw(9, WIDTH_IN)), jnp.asarray([4, 0, 5], jnp.int32)
         kinds: tuple[PackedKind, ...] = ("q4_k", "q6_k")
-        stacks = [[pack(kind, random_rows(kind, 20, seed=e), native=True) for e in range(3)] for kind in kinds]
+        stacks = [
+            [pack(kind, random_rows(kind, 20, WIDTH_IN, seed=e), native=True) for e in range(3)] for kind in kinds
+        ]
         stacked = [quant.PackedWeight(jnp.stack([w.data for w in s]), s[0].kind, WIDTH_IN, 20, True) for s in stacks]
         for y_SO, stack in zip(quant.packed_expert_matmul(x_SI, count_E, *stacked), stacks, strict=True):
             np.testing.assert_array_equal(y_SO[:4], products(x_SI[:4], stack[0])[0])
             np.testing.assert_array_equal(y_SO[4:], products(x_SI[4:], stack[2])[0])
 
     def test_a_weight_of_another_form_is_refused(self):
-        weight = pack("q4_k", random_rows("q4_k", 20), native=True)
+        weight = pack("q4_k", random_rows("q4_k", 20, WIDTH_IN), native=True)
         with pytest.raises(Exception, match="does not fit"):
             products(jnp.zeros((1, WIDTH_IN)), quant.PackedWeight(weight.data, "q5_k", WIDTH_IN, 20, True))

@@ -3,7 +3,7 @@
 import pytest
 
 from jaxserve.errors import BadConfig
-from jaxserve.weights.gguf_files import choose_file, quant_of_file
+from jaxserve.weights.gguf_files import choose_file, find_only_model, list_parts, quant_of_file
 
 NAMES = {
     "Model-Q4_K_M.gguf": "Q4_K_M",
@@ -33,13 +33,22 @@ def test_every_way_of_writing_it_is_found(name):
     assert choose_file("o/n", NAMES[name], [name, "other-Q2_K.gguf"]) == name
 
 
+def test_of_a_model_in_parts_the_first_is_found():
+    parts = [f"M-Q8_0-0000{index}-of-00003.gguf" for index in (1, 2, 3)]
+    assert choose_file("o/n", "Q8_0", ["M-Q4_0.gguf", *reversed(parts)]) == parts[0]
+    assert all(list_parts(part) == parts for part in parts)
+    assert find_only_model(reversed(parts)) == parts[0]
+    assert find_only_model(parts[:2]) is find_only_model([*parts, "M-Q4_0.gguf"]) is find_only_model([]) is None
+    assert find_only_model(["a.gguf"]) == "a.gguf"
+
+
 @pytest.mark.parametrize(
     ("quant", "names", "reason"),
     [
         ("Q6_K", ["M-Q4_K_M.gguf", "M-Q8_0.gguf"], "no .gguf file of Q6_K; choose one of them: o/n:Q4_K_M, o/n:Q8_0"),
         ("Q6_K", ["a.gguf", "M-Q8_0.gguf"], "name one of them: o/n/M-Q8_0.gguf, o/n/a.gguf"),
         ("Q8_0", ["a-Q8_0.gguf", "b-Q8_0.gguf"], "2 .gguf files of Q8_0; name one of them: o/n/a-Q8_0.gguf"),
-        ("Q8_0", ["M-Q8_0-00001-of-00002.gguf", "M-Q8_0-00002-of-00002.gguf", "M-Q4_0.gguf"], "cut into 2 files"),
+        ("Q8_0", ["M-Q8_0-00001-of-00002.gguf", "M-Q4_0.gguf"], "1 .gguf files of Q8_0; name one of them"),
         ("4_K_M", ["M-Q4_K_M.gguf"], "no .gguf file of 4_K_M"),
         ("F16", ["mmproj-F16.gguf", "M-Q8_0.gguf"], "no .gguf file of F16"),
         ("F16", [], "has no .gguf files"),

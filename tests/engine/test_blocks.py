@@ -1,0 +1,125 @@
+"""--quantization blocks: what a .gguf file holds in blocks stays so, and the model answers as if it were unpacked."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jaxserve.config import EngineConfig
+from jaxserve.engine.weight_form import choose_weight_form, describe_weight_form
+from jaxserve.errors import BadConfig
+from jaxserve.layers.block_forms import PackedKind
+from jaxserve.layers.quant import PackedWeight, unpack_data
+from jaxserve.models import registry
+from jaxserve.models.partition import check_partition
+from jaxserve.native import library
+from jaxserve.parallel.placement import Placement
+from jaxserve.parallel.ranks import Ranks
+from jaxserve.weights.checkpoint import open_checkpoint
+from jaxserve.weights.gguf_blocks import BLOCK_TYPES
+from jaxserve.weights.load import load_params
+from jaxserve.weights.quantized import describe_packing
+from tests.engine.test_weight_form import Device
+from tests.models.paged import Paged
+from tests.models.tiny import random_weights, tiny_config
+from tests.weights import gguf_writer
+from tests.weights.block_rows import random_rows, read_rows
+
+pytestmark = pytest.mark.skipif(library.find_compiler() is None, reason="no C compiler here")
+SIZES = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 1, "head_dim": 64}
+LLAMA = tiny_config("llama") | SIZES
+MOE = tiny_config("qwen3_moe") | SIZES | {"num_experts": 3, "moe_intermediate_size": 256, "mlp_only_layers": []}
+MIXED: dict[str, tuple[PackedKind, tuple[int, ...]]] = {  # as in files of the type Q4_K_M, and more
+    "blk.0.attn_q.weight": ("q4_k", (256, 256)),
+    "blk.0.attn_k.weight": ("q5_0", (128, 256)),
+    "blk.0.attn_v.weight": ("q6_k", (128, 256)),
+    "blk.0.attn_output.weight": ("iq4_xs", (256, 256)),
+}
+DENSE: dict[str, tuple[PackedKind, tuple[int, ...]]] = {
+    "token_embd.weight": ("q6_k", (272, 256)),
+    **MIXED,
+    "blk.0.ffn_gate.weight": ("q4_k", (512, 256)),
+    "blk.0.ffn_up.weight": ("int8", (512, 256)),
+    "blk.0.ffn_down.weight": ("q5_k", (256, 512)),
+}
+SPARSE: dict[str, tuple[PackedKind, tuple[int, ...]]] = {
+    "output.weight": ("q6_k", (272, 256)),
+    **MIXED,
+    "blk.0.ffn_gate_exps.weight": ("q4_k", (3, 256, 256)),
+    "blk.0.ffn_up_exps.weight": ("q2_k", (3, 256, 256)),
+    "blk.0.ffn_down_exps.weight": ("q3_k", (3, 256, 256)),
+}
+
+
+def write(path: Path, config: dict[str, Any], kinds: dict[str, tuple[PackedKind, tuple[int, ...]]]) -> Path:
+    blocks = {}
+    for seed, (name, (kind, shape)) in enumerate(kinds.items()):
+        *front, width_in = shape
+        spread = read_rows(kind, random_rows(kind, 16, 256)).std()  # values as large as a model's
+        rows = random_rows(kind, int(np.prod(front)), width_in, seed=seed, scale=0.02 * 0.06 / spread)
+        blocks[name] = BLOCK_TYPES[kind], rows.reshape(*front, -1)
+    return gguf_writer.write(path / "m.gguf", config, random_weights(config, seed=3), blocks=blocks)
+
+
+class Model:
+    """A file, and what is made of it with `blocks`, or without."""
+
+    def __init__(self, path: Path, **settings: Any) -> None:
+        self.checkpoint = open_checkpoint(path)
+        architecture = registry.find_architecture(self.checkpoint.config)
+        self.spec = architecture.spec(self.checkpoint.config)
+        self.params = architecture.params(self.spec)
+        config, dtype = EngineConfig(model=str(path), **settings), np.dtype(np.float32)
+        placement = Placement((Device(),))
+        self.form = choose_weight_form(config, self.checkpoint, self.params, self.spec, placement, dtype)
+
+    def load(self) -> dict:
+        form = self.form
+        shapes = registry.abstract_params(self.params, np.float32, form.quantization, form.kinds, form.scaled)
+        return load_params(self.checkpoint, self.params, shapes)
+
+
+@pytest.mark.parametrize(("config", "kinds"), [(LLAMA, DENSE), (MOE, SPARSE)])
+def test_the_model_answers_as_if_it_were_unpacked(tmp_path, config, kinds):
+    path = write(tmp_path, config, kinds)
+    packed, plain = Model(path, quantization="blocks"), Model(path)
+    weights, values = packed.load(), plain.load()
+    leaves = {leaf: weight for leaf, weight in weights.items() if isinstance(weight, PackedWeight)}
+    assert sorted(weight.kind for weight in leaves.values()) == sorted(kind for kind, _ in kinds.values())
+    for leaf, weight in leaves.items():
+        stacked = np.asarray(weight.data).reshape(-1, *weight.data.shape[-3:])
+        unpacked = np.stack([unpack_data(data, weight.kind)[: weight.width_out] for data in stacked])
+        expected = np.asarray(values[leaf])
+        np.testing.assert_array_equal(
+            unpacked, expected[None] if leaf[-1] == "table" else expected.swapaxes(-1, -2).reshape(unpacked.shape)
+        )
+    tokens = np.random.default_rng(1).integers(0, 272, 40).tolist()
+    logits, expected = (
+        next(iter(Paged(packed.spec, leaves, backend="cpu").feed(tokens))) for leaves in (weights, values)
+    )
+    assert np.square(logits - expected).mean() < 0.05**2 * np.square(expected).mean()
+
+
+def test_the_start_says_what_stays_and_what_does_not(tmp_path):
+    lacking = {name: each for name, each in DENSE.items() if name != "blk.0.ffn_up.weight"}
+    chosen = Model(write(tmp_path, LLAMA, lacking), quantization="blocks")
+    assert describe_packing(chosen.checkpoint) == {
+        "packed in the file": "Q6_K in 2 tensors, Q4_K in 2 tensors, Q5_0 in 1 tensors, IQ4_XS in 1 tensors, "
+        "Q5_K in 1 tensors"
+    }
+    text = describe_weight_form(chosen.form)
+    assert text.startswith("q6_k in 2, q4_k in 1, q5_0 in 1, iq4_xs in 1 matrices (the blocks of the file, of those in")
+    assert "3 are unpacked; activations are rounded to int8), native products" in text
+
+
+def test_what_has_no_blocks_is_refused(tmp_path):
+    with pytest.raises(BadConfig, match=r"m\.gguf has none; leave it out, or try int8"):
+        Model(write(tmp_path, LLAMA, {}), quantization="blocks")
+
+
+def test_ranks_that_would_cut_a_block_are_refused(tmp_path):
+    spec = Model(write(tmp_path, LLAMA, DENSE)).spec
+    check_partition(spec, Ranks(size=2), "int4")
+    with pytest.raises(BadConfig, match="whole blocks of 256, which quantization='blocks' packs; try 1"):
+        check_partition(spec, Ranks(size=2), "blocks", 256)

@@ -1,0 +1,30 @@
+"""Random rows of blocks as GGUF files hold them, of every type that has a packed form."""
+
+import gguf
+import numpy as np
+
+from jaxserve.layers.block_forms import PackedKind
+from jaxserve.weights.gguf_blocks import BLOCK_TYPES
+
+FLOATS: dict[PackedKind, tuple[int, ...]] = {
+    **{kind: (0,) for kind in ("int8", "q4_0", "q5_0", "iq4_nl", "iq4_xs")},
+    **{kind: (0, 2) for kind in ("int4", "q5_1", "q4_k", "q5_k")},
+    **{"q2_k": (80, 82), "q3_k": (108,), "q6_k": (208,)},
+}
+"""Where a block has numbers in float16."""
+
+
+def random_rows(kind: PackedKind, width_out: int, width_in: int, *, seed: int = 0, scale: float = 0.02) -> np.ndarray:
+    """Return uint8 [out, bytes of a row]. Any bytes are a block; its scales and minima are of about this size."""
+    rng = np.random.default_rng(seed)
+    values, size = gguf.GGML_QUANT_SIZES[BLOCK_TYPES[kind]]
+    block = rng.integers(0, 256, (width_out, width_in // values, size), np.uint8)
+    for start in FLOATS[kind]:
+        number = rng.normal(size=(*block.shape[:2], 1)) * scale
+        block[..., start : start + 2] = number.astype(np.float16).view(np.uint8)
+    return block.reshape(width_out, -1)
+
+
+def read_rows(kind: PackedKind, rows: np.ndarray) -> np.ndarray:
+    """Return the values float32 [out, in] as the package reads them."""
+    return gguf.dequantize(rows, BLOCK_TYPES[kind]).reshape(len(rows), -1)
