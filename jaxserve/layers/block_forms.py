@@ -87,7 +87,7 @@ assert tuple(FORMS) == get_args(PackedKind)
 
 @dataclass(frozen=True, slots=True)
 class BlockFields:
-    """What blocks hold, with the outputs of a group, or chosen ones, along axis X. NumPy's arrays or JAX's.
+    """The fields of blocks, with the outputs of a group, or chosen ones, along axis X. NumPy's arrays or JAX's.
 
     word     uint8 [..., parts, words, X, 4]: codes, several in a byte where they have less than 8 bits
     factor   int8 [..., parts, factors, X]: those of the scale, then those of the minimum
