@@ -54,6 +54,7 @@ FLOAT32 = Form("float32")
 FORMS = (
     Form("int8", {"quantization": "int8"}, Bounds(1.03, 0.03)),
     Form("int4", {"quantization": "int4"}, Bounds(1.35, 0.3), Bounds(1.35, 0.8)),
+    Form("blocks", {"quantization": "blocks"}, Bounds(1.03, 0.03), suffix=".gguf"),
     Form("kv bfloat16", {"kv_cache_dtype": "bfloat16"}, Bounds(1.01, 0.005)),
     Form("kv int8", {"kv_cache_dtype": "int8"}, Bounds(1.02, 0.01)),
     Form("kv fp8_e4m3", {"kv_cache_dtype": "fp8_e4m3"}, Bounds(1.03, 0.03)),

@@ -23,6 +23,7 @@ OURS = {
     "jaxserve float32": ["--dtype", "float32"],
     "jaxserve int8": ["--dtype", "float32", "--quantization", "int8"],
     "jaxserve int4": ["--dtype", "float32", "--quantization", "int4"],
+    "jaxserve blocks": ["--dtype", "float32", "--quantization", "blocks"],
 }
 OUR_CHUNK_TOKENS = 256
 
