@@ -19,6 +19,7 @@ FORBIDDEN_MODULES = {"marshal", "shelve", "dill", "cloudpickle", "joblib", "torc
 ALLOWED = {  # file, what it calls → why that is neither a request's nor a model file's
     ("jaxserve/__init__.py", "import_module"): "names of a constant table",
     ("jaxserve/native/library.py", "find_spec"): "ziglang, a constant",
+    ("jaxserve/parallel/targets.py", "import_module"): "JAX's CUDA plugin, a constant",
     ("jaxserve/structured/compiler.py", "compile"): "a parameter of that name",
     ("jaxserve/weights/wheels.py", "find_spec"): "pip, a constant",
     ("jaxserve/workers/worker.py", "import_module"): "modules and functions that the parent's source names",
@@ -86,7 +87,13 @@ def test_programs_are_unpickled_after_their_file_and_their_digest_were_checked()
     [loading] = [text for text in functions.values() if "pickle.loads(" in text]
     steps = ("self._read(", "sha256(", "raise ValueError", "pickle.loads(")
     assert sorted(steps, key=loading.index) == list(steps)
-    assert "read_private_file(" in functions["_read"]
+    assert "return None if self._files is None else self._files.read(name)" in functions["_read"]
+    for module in ("program_files", "built_programs"):
+        source = modules(REPO)[f"jaxserve.engine.{module}"].read_text("utf-8")
+        readers = [
+            node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef) and node.name == "read"
+        ]
+        assert any("read_private_file(" in ast.unparse(reader) for reader in readers)
 
 
 @pytest.mark.parametrize(

@@ -230,6 +230,8 @@ def _round_to_codes(weight_OBK: np.ndarray, scale_OB: np.ndarray) -> np.ndarray:
 def pack_blocks(blocks: QuantizedBlocks, out_GBX: np.ndarray) -> None:
     """Write blocks in the layout that the kernel reads, into all groups of `out`; missing outputs become zeros."""
     num_groups, num_blocks, _ = out_GBX.shape
+    if not num_groups:  # a rank without outputs of this matrix
+        return
     floats = [field for field in (blocks.scale_OB, blocks.minimum_OB) if field is not None]
     end = out_GBX.shape[-1] - 2 * GROUP_SIZE * len(floats)
     num_parts = blocks.code_OPK.shape[1] // num_blocks

@@ -64,7 +64,7 @@ def start(files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
             (hub, "download_model"),
             (build_module, "load_params"),
             (build_module, "get_peak_rates"),
-            (build_module, "compile_all"),
+            (build_module, "compile_pages"),
         ),
         *((Executor, "compile"), (safetensors.SafetensorsCheckpoint, "read")),
     ):

@@ -49,7 +49,7 @@ def start() -> Callable[[Path], tuple[int, str]]:
         said: list[str] = []
         with pytest.MonkeyPatch.context() as patch:
             for owner, name in (
-                *((build_module, "load_params"), (build_module, "get_peak_rates"), (build_module, "compile_all")),
+                *((build_module, "load_params"), (build_module, "get_peak_rates"), (build_module, "compile_pages")),
                 *((Executor, "compile"), (safetensors.SafetensorsCheckpoint, "read")),
             ):
                 patch.setattr(owner, name, forbidden)
