@@ -61,8 +61,11 @@ class AttentionBackend(Protocol):
         """The way of layers that keep a latent vector instead of keys and values."""
         ...
 
-    def default_page_size(self, num_rows: int, max_tokens: int) -> int:
-        """Return the number of tokens of a page for batches of num_rows rows of max_tokens tokens, a power of two."""
+    def default_page_size(self, num_rows: int, max_tokens: int, dtype: Any) -> int:
+        """Return the number of tokens of a page for batches of num_rows rows of max_tokens tokens, a power of two.
+
+        dtype   of the numbers in the pages: such pages are ones that make_pages accepts
+        """
         ...
 
     def max_pages(self, page_size: int, kv_heads: int, head_dim: int, dtype: Any) -> int | None:

@@ -65,7 +65,7 @@ class CpuAttention:
     stacks_layers = False
     latent = BlockLatentAttention()
 
-    def default_page_size(self, num_rows: int, max_tokens: int) -> int:
+    def default_page_size(self, num_rows: int, max_tokens: int, dtype: Any) -> int:
         """Return PAGE_SIZE."""
         return PAGE_SIZE
 

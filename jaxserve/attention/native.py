@@ -72,7 +72,7 @@ class NativeAttention:
     def __init__(self) -> None:
         library.load_kernels()
 
-    def default_page_size(self, num_rows: int, max_tokens: int) -> int:
+    def default_page_size(self, num_rows: int, max_tokens: int, dtype: Any) -> int:
         """Return PAGE_SIZE."""
         return PAGE_SIZE
 

@@ -74,7 +74,7 @@ class ReferenceAttention:
     stacks_layers = False
     latent = ReferenceLatentAttention()
 
-    def default_page_size(self, num_rows: int, max_tokens: int) -> int:
+    def default_page_size(self, num_rows: int, max_tokens: int, dtype: Any) -> int:
         """Return PAGE_SIZE."""
         return PAGE_SIZE
 

@@ -61,7 +61,7 @@ class TpuAttention:
     stacks_layers = False
     latent = BlockLatentAttention(LANES)
 
-    def default_page_size(self, num_rows: int, max_tokens: int) -> int:
+    def default_page_size(self, num_rows: int, max_tokens: int, dtype: Any) -> int:
         """Return the least size from MIN_PAGE_SIZE on with which a table of so many rows fits into scalar memory."""
         size = MIN_PAGE_SIZE
         while size < max_tokens and _table_bytes(num_rows, -(-max_tokens // size)) > TABLE_BYTES:

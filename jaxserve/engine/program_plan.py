@@ -131,8 +131,9 @@ def resolve_page_size(
     if config.max_model_len is not None and config.max_model_len > 0:
         max_tokens = min(max_tokens, config.max_model_len)
     defaults = _find_defaults(model)
-    least = backend.default_page_size(_max_num_seqs(config, defaults), max_tokens)
-    layout: dict[str, Any] = {"page_size": least, "types": _cache_types(config, model)}
+    types = _cache_types(config, model)
+    least = backend.default_page_size(_max_num_seqs(config, defaults), max_tokens, types.pages)
+    layout: dict[str, Any] = {"page_size": least, "types": types}
     paged = [group for group in groups if not group.is_recurrent]
     page_bytes = [bytes_per_page(backend, group, **layout) // len(group.layers) for group in paged]
     bytes_per_token = min(page_bytes, default=0) // least

@@ -209,10 +209,16 @@ def test_small_heads_share_their_lanes_with_their_values(head_dim, numbers):
 
 
 @pytest.mark.parametrize(
-    ("rows", "max_tokens", "page"), [(128, 8192, 32), (128, 40_960, 32), (128, 131_072, 128), (256, 131_072, 256)]
+    ("rows", "max_tokens", "page_type", "page"),
+    [
+        *[(128, 8192, jnp.bfloat16, 32), (128, 40_960, jnp.bfloat16, 32), (128, 131_072, jnp.bfloat16, 128)],
+        *[(8, 4096, jnp.int8, 128), (8, 64, jnp.float8_e4m3fn, 128), (256, 131_072, jnp.int8, 256)],
+    ],
 )
-def test_pages_are_so_large_by_default_that_the_table_fits(rows, max_tokens, page):
-    assert MosaicAttention().default_page_size(rows, max_tokens) == page
+def test_pages_are_so_large_by_default_that_the_table_fits(rows, max_tokens, page_type, page):
+    backend = MosaicAttention()
+    assert backend.default_page_size(rows, max_tokens, page_type) == page
+    assert jax.eval_shape(lambda: backend.make_pages(4, page, 2, 64, page_type)).page_size == page
 
 
 def test_it_is_for_tpus():

@@ -157,7 +157,7 @@ def test_a_page_table_that_compiles_is_accepted(monkeypatch, rows, width):
     ("rows", "max_tokens", "page"), [(128, 8192, 32), (128, 40_960, 32), (128, 131_072, 128), (256, 131_072, 256)]
 )
 def test_pages_are_so_large_by_default_that_the_table_fits(monkeypatch, rows, max_tokens, page):
-    assert TpuAttention().default_page_size(rows, max_tokens) == page
+    assert TpuAttention().default_page_size(rows, max_tokens, jnp.bfloat16) == page
     assert kernel_arguments(monkeypatch, rows, max_tokens // page, page=page)
 
 

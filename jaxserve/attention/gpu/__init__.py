@@ -41,7 +41,7 @@ class GpuAttention:
         self.interpret = jax.default_backend() != "gpu" if interpret is None else interpret
         self.config = config or KernelConfig()
 
-    def default_page_size(self, num_rows: int, max_tokens: int) -> int:
+    def default_page_size(self, num_rows: int, max_tokens: int, dtype: Any) -> int:
         """Return PAGE_SIZE."""
         return PAGE_SIZE
 

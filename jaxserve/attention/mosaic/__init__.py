@@ -55,9 +55,11 @@ class MosaicAttention:
         self.interpret = interpret
         self.config = config or MosaicConfig()
 
-    def default_page_size(self, num_rows: int, max_tokens: int) -> int:
-        """Return the least size from MIN_PAGE_SIZE on with which a table of so many rows fits into scalar memory."""
-        size = MIN_PAGE_SIZE
+    def default_page_size(self, num_rows: int, max_tokens: int, dtype: Any) -> int:
+        """Return the least size from MIN_PAGE_SIZE on that pages of this type may have, and with which a table of so
+        many rows fits into scalar memory.
+        """
+        size = max(MIN_PAGE_SIZE, min_page_size(dtype))
         while size < max_tokens and 4 * num_rows * -(-max_tokens // size) > TABLE_BYTES:
             size *= 2
         return size
