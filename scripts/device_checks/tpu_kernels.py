@@ -158,8 +158,9 @@ class Kernel:
         per_row = row.bundles + blocks * block.bundles
         fetched = blocks * self.block_tokens
         if self.backend == "mosaic":
-            rest = pages % (self.block_tokens // PAGE_SIZE)
-            per_row += pages * block.inner[0].bundles + rest * block.inner[1].bundles
+            per_block = self.block_tokens // PAGE_SIZE
+            fetch, wait, clear = (loop.bundles for loop in block.inner[:3])
+            per_row += pages * fetch + pages % per_block * wait + -pages % per_block * clear
             fetched = pages * PAGE_SIZE
         per_turn = _parent(row).bundles if row.depth > 1 else 0
         return self.loops.bundles + rows * per_row + -(-rows // self.tile) * per_turn, rows * fetched

@@ -142,6 +142,23 @@ def test_pages_of_8_bits_answer_over_what_they_hold(mosaic, monkeypatch, page_ty
 
 
 @pytest.mark.parametrize(
+    ("page", "lengths", "columns", "how"),
+    [
+        (16, [128, 5, 3], 1, {"head_dim": 128}),
+        (16, [128, 5, 3], 8, {"head_dim": 64}),
+        (128, [384, 60, 70], 1, {"head_dim": 64, "pages_dtype": jnp.int8}),
+        (128, [384, 60, 70], 8, {"head_dim": 128, "pages_dtype": jnp.float8_e4m3fn}),
+    ],
+)
+def test_values_that_are_no_numbers_stay_with_their_row(mosaic, monkeypatch, page, lengths, columns, how):
+    """Later rows have fewer pages, and lie in the blocks that the first one's lay in."""
+    monkeypatch.setattr(cases, "PAGE", page)
+    case = Case(mosaic, lengths, columns, **how)
+    case.values[0][:] = np.nan
+    case.check(mosaic, scale=0.1, atol=2e-5)
+
+
+@pytest.mark.parametrize(
     ("page_type", "page", "head_dim"), [(jnp.float32, 32, 128), (jnp.bfloat16, 32, 64), (jnp.float8_e4m3fn, 128, 64)]
 )
 def test_a_write_puts_every_token_into_its_slot_and_leaves_the_others(page_type, page, head_dim):

@@ -95,8 +95,9 @@ def _decode_kernel(*refs: Any, num_planes: int, has_sinks: bool, width: int, par
         def add_block(block: Array, _: None) -> None:
             page = first + block * params.block_pages
             ring.fetch_next()
-            slot = ring.wait(jnp.minimum(params.block_pages, end - page))
-            ring.clear_behind(slot, page, length)
+            num_pages = jnp.minimum(params.block_pages, end - page)
+            slot = ring.wait(num_pages)
+            ring.clear_behind(slot, page, num_pages, length)
             lane_1S = jax.lax.broadcasted_iota(jnp.int32, (1, params.block_tokens), 1)
             position_1S = page * params.page_size + lane_1S
             seen_1S = (position_1S < length) & (position_1S >= low)

@@ -77,14 +77,7 @@ class Ring:
     params: MosaicParams
 
     def begin(self) -> None:
-        """Start the first fetches. The blocks get zeros: what is never fetched is multiplied by zero."""
-
-        def clear(index: Array, _: None) -> None:
-            place = jax.lax.div(index, self.params.block_pages), jax.lax.rem(index, self.params.block_pages)
-            for block in self.blocks:
-                block[place] = jnp.zeros(block.shape[2:], block.dtype)
-
-        jax.lax.fori_loop(0, self.params.num_buffers * self.params.block_pages, clear, None)
+        """Start the first fetches."""
         self.cursor[ITEM] = jnp.int32(0)
         self.cursor[PAGE] = self.items.first_page_I[0]
         self.cursor[FETCHED] = jnp.int32(0)
@@ -155,16 +148,18 @@ class Ring:
             return HeadBlock(key_SL, value_SL, None, None)
         return HeadBlock(key_SL, value_SL, load_scales(head), load_scales(head + params.kv_heads))
 
-    def clear_behind(self, slot: Array, page: Array, length: Array) -> None:
-        """Put zeros in place of the values behind a row's last token, in a block that begins with its page `page`.
+    def clear_behind(self, slot: Array, page: Array, num_pages: Array, length: Array) -> None:
+        """Put zeros in place of the values behind a row's last token, in a block of its pages from `page` on.
 
-        They may be no numbers, and zero times that is none. All other places of the block hold numbers: those of
-        pages fetched before, or zeros.
+        They may be no numbers, and zero times that is none: neither behind the token in its page, nor in the places
+        behind the num_pages that were fetched, which hold pages of other rows, or what was there before any. Keys may
+        stay: their scores are replaced, not multiplied.
         """
+        self._clear_unfetched(slot, num_pages)
         params = self.params
         index, used = jax.lax.div(length, params.page_size) - page, jax.lax.rem(length, params.page_size)
 
-        @pl.when((index >= 0) & (index < params.block_pages) & (used > 0))
+        @pl.when((index >= 0) & (index < num_pages) & (used > 0))
         def _() -> None:
             first_value = 0 if params.is_paired else params.kv_heads
             is_used_ZL = jax.lax.broadcasted_iota(jnp.int32, (params.page_size, params.lanes), 0) < used
@@ -177,6 +172,18 @@ class Ring:
                 scale_YZ = self.blocks[1][slot, index]
                 is_used_YZ = jax.lax.broadcasted_iota(jnp.int32, scale_YZ.shape, 1) < used
                 self.blocks[1][slot, index] = jnp.where(is_used_YZ, scale_YZ, 0.0)
+
+    def _clear_unfetched(self, slot: Array, num_pages: Array) -> None:
+        params, (numbers, *scales) = self.params, self.blocks
+        value_heads = pl.ds(0 if params.is_paired else params.kv_heads, params.kv_heads)
+
+        def clear(index: Array, _: None) -> None:
+            numbers[slot, index, value_heads] = jnp.zeros((params.kv_heads, *numbers.shape[3:]), numbers.dtype)
+            for scale in scales:
+                scale[slot, index] = jnp.zeros(scale.shape[2:], scale.dtype)
+
+        if params.block_pages > 1:
+            jax.lax.fori_loop(num_pages, params.block_pages, clear, None)
 
 
 def widen(number: Array) -> Array:

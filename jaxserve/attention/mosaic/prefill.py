@@ -123,8 +123,9 @@ def _prefill_kernel(*refs: Any, num_planes: int, has_sinks: bool, width: int, pa
         def add_block(block: Array, _: None) -> None:
             page = first_page + block * params.block_pages
             ring.fetch_next()
-            slot = ring.wait(jnp.minimum(params.block_pages, end_page - page))
-            ring.clear_behind(slot, page, length_ref[tile])
+            num_pages = jnp.minimum(params.block_pages, end_page - page)
+            slot = ring.wait(num_pages)
+            ring.clear_behind(slot, page, num_pages, length_ref[tile])
             _add_block(ring, state, query_ref, slot, page * params.page_size, first, end)
 
         jax.lax.fori_loop(0, pl.cdiv(end_page - first_page, params.block_pages), add_block, None)
