@@ -173,12 +173,12 @@ class Kernel:
             blocks = tiles * -(-tokens // self.block_tokens)
             per_tile = _parent(block).bundles + _parent(_parent(block)).bundles
             return cycles + tiles * per_tile + blocks * block.bundles, blocks * self.block_tokens
-        from jaxserve.attention.mosaic import prefill
+        from jaxserve.attention.mosaic.pages import UNROLLED_HEADS
 
         heads = [loop for loop in self.loops.walk() if loop.products and not loop.inner]
         block = _parent(heads[0])
         turn, finish = _parent(block), _parent(block).inner[-1]
-        turns = kv_heads / math.gcd(kv_heads, prefill.UNROLLED_HEADS)
+        turns = kv_heads / math.gcd(kv_heads, UNROLLED_HEADS)
         for tile in range(tiles):
             first, end = tile * self.tile, min(tokens, (tile + 1) * self.tile)
             cycles += turn.bundles + turns * finish.bundles

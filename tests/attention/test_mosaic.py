@@ -12,7 +12,10 @@ from jax.experimental.pallas import tpu as pltpu
 
 from jaxserve.attention import AttentionInputs, choose_backend
 from jaxserve.attention.mosaic import MosaicAttention, MosaicConfig
+from jaxserve.attention.mosaic.decode import GRID_ROWS
 from jaxserve.attention.mosaic.pages import join_heads
+from jaxserve.attention.mosaic.vector_memory import BUFFER_BYTES, decode_bytes, prefill_bytes
+from jaxserve.attention.mosaic.write import fit_turn, write_bytes
 from jaxserve.attention.page_types import quantize
 from jaxserve.errors import BadConfig
 from tests.attention import cases
@@ -210,6 +213,8 @@ def test_what_the_kernels_cannot_hold_is_refused_by_name():
         backend.make_pages(4, 32, 4, 128, jnp.float16)
     with pytest.raises(BadConfig, match=r"128 or more in int8, and not 32; try --block-size 128"):
         backend.make_pages(4, 32, 4, 128, jnp.int8)
+    with pytest.raises(BadConfig, match=r"page of 512 tokens of 64 key heads takes 16.0 MiB, .* smaller --block-size"):
+        backend.make_pages(4, 512, 64, 128, jnp.bfloat16)
     for size in (8, 48):
         with pytest.raises(BadConfig, match=f"16 or more in bfloat16, and not {size}; try --block-size 32"):
             backend.make_pages(4, size, 4, 128, jnp.bfloat16)
@@ -217,6 +222,40 @@ def test_what_the_kernels_cannot_hold_is_refused_by_name():
     wide = AttentionInputs(*(np.zeros(s, np.int32) for s in ((256,), (256,), (256, 2048), (256,), (257,))), 1)
     with pytest.raises(BadConfig, match=r"256 rows x 2048 pages.*--block-size"):
         backend.attend(jnp.zeros((256, 4, 64)), pages, wide, scale=0.1)
+
+
+@pytest.mark.parametrize("page_type", [jnp.float32, jnp.bfloat16, jnp.int8])
+@pytest.mark.parametrize(
+    ("kv_heads", "group", "head_dim"),
+    [(1, 8, 64), (1, 4, 128), (8, 4, 128), (8, 16, 512), (16, 3, 256), (48, 1, 256), (64, 1, 128), (64, 8, 64)],
+)
+def test_all_heads_fit_into_vector_memory(page_type, kv_heads, group, head_dim):
+    backend = MosaicAttention()
+    page = backend.default_page_size(8, 4096, page_type)
+    pages = jax.eval_shape(lambda: backend.make_pages(64, page, kv_heads, head_dim, page_type))
+    query, chunk = shapes_of_a_prompt(kv_heads * group, head_dim)
+    params = backend.make_params(query, pages, chunk, scale=1.0, has_sinks=True)
+    assert prefill_bytes(params, query.dtype, pages.planes, has_sinks=True) <= BUFFER_BYTES
+    assert params.tile_queries * group >= 16
+    params = backend.make_params(query, pages, dataclasses.replace(chunk, max_queries_per_row=1), scale=1.0)
+    assert decode_bytes(params, query.dtype, pages.planes, GRID_ROWS) <= BUFFER_BYTES
+    assert write_bytes(fit_turn(2048, pages.planes), pages.planes) <= BUFFER_BYTES
+
+
+def shapes_of_a_prompt(heads, head_dim):
+    """Queries and inputs of one row, in a table of very many pages."""
+    shapes = ((2048,), (2048,), (1, 2**15), (1,), (2,))
+    inputs = AttentionInputs(*(jax.ShapeDtypeStruct(s, jnp.int32) for s in shapes), max_queries_per_row=2048)
+    return jax.ShapeDtypeStruct((2048, heads, head_dim), jnp.bfloat16), inputs
+
+
+@pytest.mark.parametrize(
+    ("kv_heads", "group", "queries"), [(8, 4, 128), (8, 1, 512), (32, 1, 512), (64, 1, 256), (16, 8, 64)]
+)
+def test_a_tile_of_queries_is_halved_where_many_heads_need_it(kv_heads, group, queries):
+    pages = jax.eval_shape(lambda: MosaicAttention().make_pages(64, 32, kv_heads, 128, jnp.bfloat16))
+    query, inputs = shapes_of_a_prompt(kv_heads * group, 128)
+    assert MosaicAttention().make_params(query, pages, inputs, scale=1.0).tile_queries == queries
 
 
 @pytest.mark.parametrize(("head_dim", "numbers"), [(64, 128), (40, 128), (80, 256), (128, 256), (192, 512)])

@@ -8,6 +8,7 @@ kernel (tpu.py). Their limits:
 page table   lies in scalar memory, 1 MiB less 32 KiB: a larger one is refused by name, and pages are as large by
              default as it takes for the table to fit
 pages        a power of two of tokens, whole tiles: from 16 on in bfloat16, from 8 on in float32, from 128 on in 8 bits
+many heads   a tile of queries is halved until it fits into vector memory; a page of more than 4 MiB is refused by name
 heads        of more than 64 numbers are filled up with zeros to whole LANES, smaller ones to half of them
 
 Pallas is imported at the first use, because other platforms never need it.
@@ -33,6 +34,7 @@ from jaxserve.attention.mosaic.pages import (
     pad_last,
     stored_shape,
 )
+from jaxserve.attention.mosaic.vector_memory import MAX_PAGE_BYTES, array_bytes, fit_prefill
 from jaxserve.attention.page_types import SCALE_DTYPE, has_scales, quantize
 from jaxserve.errors import BadConfig
 
@@ -71,7 +73,7 @@ class MosaicAttention:
     def make_pages(self, num_pages: int, page_size: int, kv_heads: int, head_dim: int, dtype: Any) -> MosaicPages:
         """Return one layer's pages, all zeros.
 
-        Raises BadConfig if pages are no whole tiles, or for float16.
+        Raises BadConfig if pages are no whole tiles, or larger than vector memory takes, or for float16.
         """
         dtype = jnp.dtype(dtype)
         if dtype == jnp.float16:
@@ -85,7 +87,15 @@ class MosaicAttention:
         num_stored, lanes = stored_shape(kv_heads, head_dim)
         number_PXZL = jnp.zeros((num_pages, num_stored, page_size, lanes), jnp.int8 if has_scales(dtype) else dtype)
         scale_PYZ = jnp.zeros((num_pages, 2 * kv_heads, page_size), SCALE_DTYPE) if has_scales(dtype) else None
-        return MosaicPages(number_PXZL, scale_PYZ, kv_heads, dtype)
+        pages = MosaicPages(number_PXZL, scale_PYZ, kv_heads, dtype)
+        page_bytes = sum(array_bytes(plane.shape[1:], plane.dtype) for plane in pages.planes)
+        if page_bytes > MAX_PAGE_BYTES:
+            raise BadConfig(
+                f"attention_backend 'mosaic': a page of {page_size} tokens of {kv_heads} key heads takes"
+                f" {page_bytes / 2**20:.1f} MiB, and {MAX_PAGE_BYTES // 2**20} MiB are the most; try a smaller"
+                " --block-size."
+            )
+        return pages
 
     def write(self, pages: MosaicPages, key_TKH: Array, value_TKH: Array, slot_T: Array) -> MosaicPages:
         """Return the pages with the tokens in their slots. Donate pages."""
@@ -125,9 +135,10 @@ class MosaicAttention:
                 " of scalar memory; try a larger --block-size, or a smaller --max-model-len or --max-num-seqs."
             )
         num_tokens, num_heads, head_dim = query_TNH.shape
-        params = self.make_params(query_TNH, pages, inputs, scale=scale, window=window, softcap=softcap)
-        query_type = query_TNH.dtype if has_scales(pages.number_type) else pages.number_type
-        query_TNL = pad_last(query_TNH.astype(query_type), params.lanes)
+        params = self.make_params(
+            query_TNH, pages, inputs, scale=scale, window=window, softcap=softcap, has_sinks=sinks is not None
+        )
+        query_TNL = pad_last(query_TNH.astype(_query_type(query_TNH, pages)), params.lanes)
         query_TKGL = query_TNL.reshape(num_tokens, params.kv_heads, -1, params.lanes)
         sinks_KG = None if sinks is None else LOG2_E * sinks.astype(jnp.float32).reshape(params.kv_heads, -1)
         attend = decode if inputs.max_queries_per_row == 1 else prefill
@@ -145,8 +156,11 @@ class MosaicAttention:
         scale: float,
         window: int | None = None,
         softcap: float | None = None,
+        has_sinks: bool = False,
     ) -> MosaicParams:
-        """Return what a call fixes: blocks that fit into a row, tiles that fit into the queries of a row."""
+        """Return what a call fixes: blocks that fit into a row, tiles that fit into the queries of a row, and both into
+        vector memory.
+        """
         _, num_stored, page_size, lanes = pages.number_PXZL.shape
         is_decode = inputs.max_queries_per_row == 1
         page_bytes = num_stored * page_size * lanes * pages.number_PXZL.dtype.itemsize
@@ -154,7 +168,7 @@ class MosaicAttention:
         block_pages = _floor_power(min(inputs.page_table_BW.shape[1], most_bytes // page_bytes))
         group = query_TNH.shape[1] // pages.kv_heads
         tile_queries = _floor_power(self.config.tile_rows // group)
-        return MosaicParams(
+        params = MosaicParams(
             kv_heads=pages.kv_heads,
             group=group,
             page_size=page_size,
@@ -169,6 +183,12 @@ class MosaicAttention:
             softcap=softcap,
             number_type=pages.number_type,
         )
+        return params if is_decode else fit_prefill(params, _query_type(query_TNH, pages), pages.planes, has_sinks)
+
+
+def _query_type(query_TNH: Array, pages: MosaicPages) -> Any:
+    """Return the type that queries are multiplied in."""
+    return query_TNH.dtype if has_scales(pages.number_type) else pages.number_type
 
 
 def _floor_power(number: int) -> int:

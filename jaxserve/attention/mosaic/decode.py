@@ -18,6 +18,7 @@ from jaxserve.attention.inputs import AttentionInputs
 from jaxserve.attention.mosaic.fetch import Items, Ring, ring_shapes
 from jaxserve.attention.mosaic.pages import LANES, SUBLANES, MosaicPages, MosaicParams
 from jaxserve.attention.mosaic.softmax import Softmax, add_head, state_shapes
+from jaxserve.attention.mosaic.vector_memory import decode_bytes, usual_or_more
 
 GRID_ROWS = 8  # rows of one turn of the grid
 
@@ -67,7 +68,11 @@ def decode(
             scratch_shapes=[*ring_shapes(pages.planes, params), *state_shapes(*tile)],
         ),
         out_shape=jax.ShapeDtypeStruct(query_BKML.shape, query_BKML.dtype),
-        compiler_params=pltpu.CompilerParams(dimension_semantics=("arbitrary",), disable_bounds_checks=True),
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("arbitrary",),
+            disable_bounds_checks=True,
+            vmem_limit_bytes=usual_or_more(decode_bytes(params, query_BKML.dtype, pages.planes, per_turn)),
+        ),
         interpret=interpret,
         name="paged_decode",
     )(*scalars, query_BKML, *sinks, *pages.planes)

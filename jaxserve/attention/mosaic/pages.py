@@ -12,6 +12,7 @@ from jaxserve.attention.page_types import has_scales
 LANES = 128
 SUBLANES = 8  # rows of a tile of 32-bit numbers
 LOG2_E = 1.4426950408889634
+UNROLLED_HEADS = 2  # of one turn of prefill: the products of one overlap with the softmax of the other
 MASKED_SCORE = -1e30  # finite: a block that a query does not see is forgotten at the first one that it sees
 
 

@@ -16,12 +16,9 @@ from jax.experimental.pallas import tpu as pltpu
 
 from jaxserve.attention.inputs import AttentionInputs, QueryTiles
 from jaxserve.attention.mosaic.fetch import Items, Ring, ring_shapes
-from jaxserve.attention.mosaic.pages import LANES, MosaicPages, MosaicParams
+from jaxserve.attention.mosaic.pages import LANES, UNROLLED_HEADS, MosaicPages, MosaicParams
 from jaxserve.attention.mosaic.softmax import Softmax, add_head, state_shapes
-
-VECTOR_BYTES = 64 * 2**20  # of the 128 MiB of v5e and v6e
-
-UNROLLED_HEADS = 2  # of one turn: the products of one overlap with the softmax of the other
+from jaxserve.attention.mosaic.vector_memory import VECTOR_BYTES
 
 
 def prefill(

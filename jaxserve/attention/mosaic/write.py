@@ -18,8 +18,9 @@ from jax.experimental.pallas import tpu as pltpu
 
 from jaxserve.attention.mosaic.fetch import widen
 from jaxserve.attention.mosaic.pages import LANES, MosaicPages, tile_rows
+from jaxserve.attention.mosaic.vector_memory import BUFFER_BYTES, array_bytes, usual_or_more
 
-TURN_TOKENS = 128  # tokens of one turn of the grid
+TURN_TOKENS = 128  # tokens of one turn of the grid, or fewer of many heads
 NUM_TILES = 8  # runs in vector memory
 AHEAD = 4  # of them are being fetched; the others are being written
 
@@ -31,14 +32,13 @@ def write(pages: MosaicPages, new: tuple[Array, ...], slot_T: Array, *, interpre
     order of their slots: those of one row.
     """
     planes, size = pages.planes, pages.page_size
-    span = tile_rows(planes[0].dtype) if len(planes) == 1 else LANES
-    per_turn = min(TURN_TOKENS, len(slot_T))
+    tiles, per_turn = tile_shapes(planes), fit_turn(len(slot_T), planes)
+    span = tiles[0][1]
     missing = -len(slot_T) % per_turn
     slot_T = jnp.pad(jnp.asarray(slot_T), (0, missing))
     number_TXL, *scales = (jnp.pad(each, ((0, missing), *((0, 0),) * (each.ndim - 1))) for each in new)
     wide = [widen(number_TXL), *(jnp.broadcast_to(each[..., None], (*each.shape, LANES)) for each in scales)]
     scalars = _find_runs(slot_T, span, size, per_turn)
-    tiles = [(planes[0].shape[1], span, planes[0].shape[3]), *((plane.shape[1], LANES) for plane in planes[1:])]
     anywhere = [pl.BlockSpec(memory_space=pl.ANY)] * len(planes)
     written = pl.pallas_call(
         functools.partial(_write_kernel, num_planes=len(planes), size=size, span=span),
@@ -58,11 +58,38 @@ def write(pages: MosaicPages, new: tuple[Array, ...], slot_T: Array, *, interpre
         ),
         out_shape=[jax.ShapeDtypeStruct(plane.shape, plane.dtype) for plane in planes],
         input_output_aliases={len(scalars) + len(planes) + index: index for index in range(len(planes))},
-        compiler_params=pltpu.CompilerParams(dimension_semantics=("arbitrary",), disable_bounds_checks=True),
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("arbitrary",),
+            disable_bounds_checks=True,
+            vmem_limit_bytes=usual_or_more(write_bytes(per_turn, planes)),
+        ),
         interpret=interpret,
         name="page_write",
     )(*scalars, *wide, *planes)
     return replace(pages, number_PXZL=written[0], scale_PYZ=written[1] if len(planes) > 1 else None)
+
+
+def tile_shapes(planes: tuple[Array, ...]) -> list[tuple[int, ...]]:
+    """Return the shapes of what is fetched for a run: of all heads a tile of tokens, or a line of them with scales."""
+    numbers, *scales = planes
+    span = LANES if scales else tile_rows(numbers.dtype)
+    return [(numbers.shape[1], span, numbers.shape[3]), *((scale.shape[1], LANES) for scale in scales)]
+
+
+def write_bytes(per_turn: int, planes: tuple[Array, ...]) -> int:
+    """Return the bytes of the buffers of a write: of two turns' numbers, and of tiles."""
+    tiles = tile_shapes(planes)
+    new_bytes = sum(array_bytes((per_turn, tile[0], tile[-1]), jnp.float32) for tile in tiles)
+    held = zip(tiles, planes, strict=True)
+    return 2 * new_bytes + sum(array_bytes((NUM_TILES, *tile), plane.dtype) for tile, plane in held)
+
+
+def fit_turn(num_tokens: int, planes: tuple[Array, ...]) -> int:
+    """Return the tokens of one turn of the grid: TURN_TOKENS, or as many as there are or fit."""
+    per_turn = TURN_TOKENS
+    while write_bytes(per_turn, planes) > BUFFER_BYTES and per_turn > 1:
+        per_turn //= 2
+    return min(per_turn, num_tokens)
 
 
 def _find_runs(slot_T: Array, span: int, size: int, per_turn: int) -> tuple[Array, Array, Array, Array]:
