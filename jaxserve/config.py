@@ -120,15 +120,20 @@ class EngineConfig:
         group="cache and batches",
     )
     max_num_seqs: int | None = option(
-        None, "One decode batch has at most this many sequences (default: depends on the device)."
+        None,
+        "One decode batch has at most this many sequences (default: 32 on a CPU, 128 on a TPU, 64 on an L4 or L40, 256"
+        " on other GPUs).",
     )
     max_num_batched_tokens: int | None = option(
-        None, "One step computes at most this many tokens (default: depends on the device)."
+        None,
+        "One step computes at most this many tokens (default: one for each sequence and a prompt chunk of 256 on a CPU,"
+        " 512 on an L4 or L40, 1024 on a TPU v5e or an A100, 2048 on other TPUs and GPUs).",
     )
     block_size: int | None = option(
         None,
-        "A page of the key-value cache holds this many tokens, a power of two (default: 16; on a TPU at least 32, as"
-        " many as it takes for the page tables of all sequences to fit).",
+        "A page of the key-value cache holds this many tokens, a power of two (default: 16; on a TPU at least 32: as"
+        " many as it takes for the page tables of all sequences to fit, and up to 256, or a prompt chunk, for a page to"
+        " have 64 KiB in each layer, on v5e 32 KiB).",
     )
     kv_cache_dtype: KVCacheDtype = option(
         "auto",

@@ -1,7 +1,9 @@
 """load_engines: the engine of each replica of one model, its text side and its adapters, read once."""
 
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from jaxserve.adapter_registry import AdapterRegistry
@@ -9,6 +11,7 @@ from jaxserve.config import EngineConfig
 from jaxserve.engine.build import CheckedModel, LoadedEngine, build
 from jaxserve.engine.compile import ProgressCallback
 from jaxserve.engine.request import TrackerFactory
+from jaxserve.errors import OutOfMemory
 from jaxserve.model_files import blame_model_files
 from jaxserve.parallel.placement import choose_placements
 from jaxserve.text.tokenizer import Tokenizer
@@ -20,11 +23,12 @@ def load_engines(
 ) -> tuple[tuple[LoadedEngine, ...], TextComponents, AdapterRegistry]:
     """Load a model once for each replica. Blocks until all of them can serve requests.
 
-    Faults in the configuration and in the model's small files are found before any weight is read.
+    Faults in the configuration and in the model's small files are found before any weight is read. All replicas take
+    requests as long as the first does, in pages of as many tokens: a request may be routed to any of them.
 
     progress   called with (phase, done, total)
 
-    Raises StartupError if the model cannot be served.
+    Raises StartupError if the model cannot be served, OutOfMemory if a later replica holds less than the first.
     """
     tokenizers: list[Future[Tokenizer]] = []
     texts: list[TextComponents] = []
@@ -42,12 +46,28 @@ def load_engines(
                 registries.append(AdapterRegistry(model.config, model.params))
             return texts[0].output_planner.trackers
 
-        engines = []
-        for placement in choose_placements(config):
-            engines.append(build(config, progress, read_tokenizer, prepare, placement))
+        engines: list[LoadedEngine] = []
+        shared = config
+        for rank, placement in enumerate(choose_placements(config)):
+            with _name_replica(rank):
+                engines.append(build(shared, progress, read_tokenizer, prepare, placement))
             cleanup.callback(engines[-1].engine.close)
+            first = engines[0].config
+            shared = replace(config, max_model_len=first.max_model_len, block_size=first.block_size)
         cleanup.pop_all()
         return tuple(engines), texts[0], registries[0]
+
+
+@contextmanager
+def _name_replica(rank: int) -> Iterator[None]:
+    try:
+        yield
+    except OutOfMemory as error:
+        if rank == 0:
+            raise
+        raise OutOfMemory(
+            f"Replica {rank} must take requests as long as the first, which the default and -1 go by: {error}"
+        ) from error
 
 
 def _load_tokenizer(path: Path) -> Tokenizer:

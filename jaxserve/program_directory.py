@@ -10,7 +10,7 @@ import jax
 
 from jaxserve.config import BUILD_FIELDS, EngineConfig
 from jaxserve.conversion import convert_model
-from jaxserve.engine.built_programs import FILES, MANIFEST, Manifest, name_machine
+from jaxserve.engine.built_programs import FILES, Manifest, name_machine
 from jaxserve.engine.compile import ProgressCallback
 from jaxserve.engine.opened_model import open_model
 from jaxserve.engine.program_build import CACHE_FIELDS, build_all, describe_settings, fingerprint, fix_cache_size
@@ -57,7 +57,11 @@ def build_programs(
     """Compile the programs of a model for a machine, and write them into a directory that `programs` may name.
 
     Nothing runs, no device but the CPU is opened, and memory holds no weights. The directory appears when all of it is
-    written.
+    written; everybody may read it, and nobody else write, whatever the umask is.
+
+    A target other than cpu changes the process for good, so serve from another one: JAX has only the CPU from then on,
+    and environment variables tell libtpu that it is on no TPU machine, or CUDA that there is no GPU
+    (CUDA_VISIBLE_DEVICES) and XLA not to autotune (XLA_FLAGS).
 
     config         the model, and the settings that the programs will be served with; others must have their defaults
     destination    a directory that does not exist yet or is empty
@@ -82,10 +86,17 @@ def build_programs(
         (directory / FILES).mkdir(mode=DIRECTORY_MODE)
         num_programs, manifest = _compile(config, machine, placements, directory, progress)
         digest = manifest.write(directory)
-        (directory / MANIFEST).chmod(FILE_MODE)
+        _set_modes(directory)
         num_bytes = sum(file.stat().st_size for file in (directory / FILES).iterdir())
     model = path / MODEL if with_weights else None
     return BuiltDirectory(path, digest, model, num_programs, num_bytes, dict(manifest.cache))
+
+
+def _set_modes(directory: Path) -> None:
+    """Set the modes of a directory and of all in it, which until now have been what the umask allows."""
+    for path in (directory, *directory.rglob("*")):
+        if not path.is_symlink():
+            path.chmod(DIRECTORY_MODE if path.is_dir() else FILE_MODE)
 
 
 def _check_fields(config: EngineConfig) -> None:
@@ -146,7 +157,6 @@ def _compile(
     assert first is not None
     digests = {}
     for file in sorted((directory / FILES).iterdir()):
-        file.chmod(FILE_MODE)
         digests[file.name] = sha256(file.read_bytes()).hexdigest()
     cache = {name: value for name in CACHE_FIELDS if (value := getattr(config, name)) is not None}
     return num_programs, Manifest(target.name, environment, *first, cache, digests)

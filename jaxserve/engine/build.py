@@ -72,7 +72,6 @@ class LoadedEngine:
     buckets             The compiled batch sizes.
     cache_size          The size of the key-value cache.
     description         Facts for the start-up table, in the order to print them.
-    roofline            The estimator of the cost of steps; None if the settings ask for none.
     """
 
     engine: Engine
@@ -84,7 +83,6 @@ class LoadedEngine:
     buckets: Buckets
     cache_size: CacheSize
     description: dict[str, str]
-    roofline: Roofline | None = None
 
 
 def build(
@@ -133,7 +131,6 @@ def build(
         description=describe(config, model, plan.table.model.backend, size, buckets, plan.table.model.adapters)
         | ({"limits": str(roofline.peak_rates)} if roofline else {})
         | {"programs": describe_programs(num_programs, hits, files)},
-        roofline=roofline,
     )
 
 

@@ -57,12 +57,7 @@ def machine_key() -> str:
 
     A program for another processor may hold instructions that this one lacks.
     """
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        facts = sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))})
-    except OSError:
-        facts = [platform.processor()]
-    kind = sha256("\n".join([platform.machine(), *facts]).encode()).hexdigest()[:12]
+    kind = sha256("\n".join([platform.machine(), *read_processor()]).encode()).hexdigest()[:12]
     return f"jax-{jax.__version__}-{jax.default_backend()}-{kind}"
 
 

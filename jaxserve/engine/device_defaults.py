@@ -109,13 +109,14 @@ def find_defaults(platform: str, device_kind: str) -> DeviceDefaults:
     )
 
 
-def choose_page_size(defaults: DeviceDefaults, least: int, bytes_per_token: int) -> int:
+def choose_page_size(defaults: DeviceDefaults, least: int, bytes_per_token: int, most: int = MAX_PAGE_SIZE) -> int:
     """Return the tokens of a page, a power of two.
 
     least             What the attention backend asks for.
     bytes_per_token   In one layer on one device, keys and values: more of them, fewer tokens in a page.
+    most              The tokens of a prompt chunk, which has at least a page.
     """
     size = least
-    while size < MAX_PAGE_SIZE and size * bytes_per_token < defaults.page_bytes:
+    while 2 * size <= min(most, MAX_PAGE_SIZE) and size * bytes_per_token < defaults.page_bytes:
         size *= 2
     return size

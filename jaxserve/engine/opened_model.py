@@ -23,7 +23,7 @@ from jaxserve.parallel.sharding import shard_bytes
 from jaxserve.weights.checkpoint import open_checkpoint
 from jaxserve.weights.fetch import resolve_model
 from jaxserve.weights.load import check_checkpoint
-from jaxserve.weights.protocol import Checkpoint, holds_blocks
+from jaxserve.weights.protocol import Checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,8 @@ def open_model(
         on_path(path)
     checkpoint = open_checkpoint(path)
     model_config = merge_overrides(checkpoint.config, config.hf_overrides or {})
-    config_name = f"config.json, made from {checkpoint.path.name}" if holds_blocks(checkpoint) else "config.json"
+    is_made = checkpoint.path.suffix == ".gguf"
+    config_name = f"config.json, made from {checkpoint.path.name}" if is_made else "config.json"
     with blame_model_files(config_name):
         architecture = find_architecture(model_config)
         spec = architecture.spec(model_config, config_name)

@@ -15,11 +15,13 @@ from jaxserve.engine.program_memory import abstract_state
 from jaxserve.engine.program_plan import ProgramPlan, plan_engine
 from jaxserve.engine.programs import ProgramStore, make_hash
 from jaxserve.errors import OutOfMemory, StartupError
+from jaxserve.parallel.placement import Placement
 from jaxserve.parallel.sharding import STACKED
 
 log = logging.getLogger(__name__)
 
 PAGES = "pages"  # the key of the program that makes the pages
+MEMORY_SHARE = "gpu_memory_utilization"  # which says how large the cache is if CACHE_FIELDS do not
 CACHE_FIELDS = ("kv_cache_memory_bytes", "num_gpu_blocks_override")  # which say how large the cache is
 # Settings by which programs are told apart in words; their numbers are those of the resolved configuration.
 NAMED_SETTINGS = (
@@ -96,10 +98,15 @@ def describe_settings(plan: ProgramPlan, model: OpenedModel) -> dict[str, str]:
         "dtype": str(context.dtype),
         "attention_backend": context.backend.name,
         **{name: str(getattr(config, name)) for name in NAMED_SETTINGS},
+        **_describe_memory_share(config, plan.table.placement),
         "adapters": "none" if adapters is None else f"{adapters.num_slots} of a rank up to {adapters.rank}",
         "pages of the cache": ", ".join(str(group.num_pages) for group in plan.size.groups),
         "states in host memory": ", ".join(map(str, plan.table.first_host_pages.values())) or "none",
     }
+
+
+def _describe_memory_share(config: EngineConfig, placement: Placement) -> dict[str, str]:
+    return {MEMORY_SHARE: str(config.gpu_memory_utilization)} if placement.has_own_memory else {}
 
 
 def choose_plan(
@@ -130,6 +137,10 @@ def _plan_as_built(config: EngineConfig, model: OpenedModel, built: BuiltFiles) 
     if differences := describe_differences(manifest.environment, describe_environment(model.placement)):
         return "; ".join(differences)
     if not has_cache_size(config):
+        here = _describe_memory_share(config, model.placement)
+        before = {name: value for name, value in manifest.settings.items() if name in here}
+        if differences := describe_differences(before, here):
+            return "; ".join(differences)
         config = replace(config, **manifest.cache)
         needed = config.kv_cache_memory_bytes or 0
         free = model.placement.memory(model.weight_bytes).free_bytes

@@ -136,8 +136,8 @@ def resolve_page_size(
     layout: dict[str, Any] = {"page_size": least, "types": types}
     paged = [group for group in groups if not group.is_recurrent]
     page_bytes = [bytes_per_page(backend, group, **layout) // len(group.layers) for group in paged]
-    bytes_per_token = min(page_bytes, default=0) // least
-    return replace(config, block_size=choose_page_size(defaults, least, bytes_per_token))
+    bytes_per_token, most = min(page_bytes, default=0) // least, _chunk_tokens(config, defaults)
+    return replace(config, block_size=choose_page_size(defaults, least, bytes_per_token, most))
 
 
 def _find_defaults(model: OpenedModel) -> DeviceDefaults:

@@ -113,8 +113,9 @@ class ProgramStore:
         self._files.write(self._name_of(key) + NAME_SUFFIX, name.encode())
 
     def has(self, key: Hashable) -> bool:
-        """Return whether a program is saved for this key."""
-        return self._read(self._name_of(key) + NAME_SUFFIX) is not None
+        """Return whether a program is saved for this key. A full disk may have taken its name and not the program."""
+        name = self._read(self._name_of(key) + NAME_SUFFIX)
+        return name is not None and self._read(name.decode(errors="replace")) is not None
 
     def load_number(self, key: Hashable) -> int | None:
         """Return the number last saved for this key, or None."""

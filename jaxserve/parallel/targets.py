@@ -1,6 +1,7 @@
 """Machines that programs are compiled for without being there: their devices as the compilers describe them.
 
-libtpu compiles for TPUs and XLA with ptxas for GPUs on any machine; nothing runs, and no device is opened.
+libtpu compiles for TPUs and XLA with ptxas for GPUs on any machine; nothing runs, and no device is opened. Describing a
+machine changes the process for good: see `describe_placements`.
 """
 
 import os
@@ -151,6 +152,9 @@ def describe_placements(
 ) -> tuple[Placement, ...]:
     """Return the placement of each replica on a machine that is not there. size: the devices of a replica.
 
+    From then on this process has only the CPU (jax_platforms), and environment variables of libtpu, or
+    CUDA_VISIBLE_DEVICES and XLA_FLAGS, have other values; for a GPU JAX takes the platform "gpu" for CUDA.
+
     Raises BadConfig if the machine has fewer devices, or if its compiler is not installed.
     """
     if size * num_replicas > target.num_devices:
@@ -198,12 +202,22 @@ def _describe_gpus(target: Target) -> tuple[Device, ...]:
     if NO_AUTOTUNING not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {NO_AUTOTUNING}".strip()
     import_module("jax_plugins.xla_cuda13")
-    from jax._src import xla_bridge
-
-    # With no GPU backend up, "gpu" stands for no kind of GPU (jax#23971).
-    canonicalize = xla_bridge.canonicalize_platform
-    xla_bridge.canonicalize_platform = lambda name: "cuda" if name == "gpu" else canonicalize(name)
+    _let_gpu_mean_cuda()
     topology = f"1x1x{target.num_devices}"
     return tuple(
         topologies.get_topology_desc(platform="cuda", topology=topology, target_config=target.description).devices
     )
+
+
+def _let_gpu_mean_cuda() -> None:
+    """Let JAX take "gpu" for CUDA: with no GPU backend up, it stands for no kind of GPU (jax#23971). Once is enough."""
+    from jax._src import xla_bridge
+
+    canonicalize = xla_bridge.canonicalize_platform
+    if not hasattr(canonicalize, "wrapped"):
+
+        def replacement(name: str) -> str:
+            return "cuda" if name == "gpu" else canonicalize(name)
+
+        replacement.wrapped = canonicalize  # type: ignore[attr-defined]
+        xla_bridge.canonicalize_platform = replacement

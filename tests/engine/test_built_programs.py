@@ -5,36 +5,41 @@ import shutil
 from dataclasses import fields, replace
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import pytest
+from jax._src import xla_bridge
 
 from jaxserve.config import BUILD_FIELDS, EngineConfig
-from jaxserve.engine import program_environment, step
+from jaxserve.engine import program_build, program_environment, step
 from jaxserve.engine.build import build
 from jaxserve.engine.built_programs import FEATURES, FILES, MANIFEST, Manifest, describe_differences, open_built
 from jaxserve.engine.compile import compile_all, compile_counter
 from jaxserve.engine.opened_model import open_model
 from jaxserve.engine.program_build import choose_plan
-from jaxserve.engine.program_files import CacheFiles
+from jaxserve.engine.program_files import NAME_SUFFIX, CacheFiles
+from jaxserve.engine.program_plan import ProgramPlan
 from jaxserve.engine.programs import ProgramStore
 from jaxserve.engine.request import Request
 from jaxserve.errors import BadConfig
+from jaxserve.parallel import targets
 from jaxserve.parallel.placement import single_placement
 from jaxserve.parallel.targets import TARGETS, find_target
 from jaxserve.program_directory import build_programs
 from jaxserve.sampling_params import SamplingParams
 
 SMALL: dict[str, Any] = {"max_model_len": 64, "max_num_seqs": 1, "max_num_batched_tokens": 16}
+PAGES = {"num_gpu_blocks_override": 9}
 PROMPT = tuple(range(5, 25))
 
 
 @pytest.fixture(scope="module")
 def directory(tiny_model, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("built") / "programs of tiny"
-    built = build_programs(EngineConfig(model=str(tiny_model), num_gpu_blocks_override=9, **SMALL), path)
+    built = build_programs(EngineConfig(model=str(tiny_model), **PAGES, **SMALL), path)
     assert built.num_programs == len(json.loads((path / MANIFEST).read_text())["digests"]) / 2
     return path
 
@@ -45,7 +50,11 @@ def start(tiny_model, directory):
 
     def start(**settings):
         config = EngineConfig(
-            model=str(tiny_model), programs=str(directory), compilation_cache_dir="none", **SMALL | settings
+            model=str(tiny_model),
+            programs=str(directory),
+            compilation_cache_dir="none",
+            roofline=False,  # which compiles what it measures, once on every machine
+            **SMALL | settings,
         )
         before = compile_counter.counters()["compilations"]
         loaded = build(config)
@@ -87,7 +96,7 @@ def choose(tiny_model, directory, caplog):
 
 
 def test_the_cache_has_the_size_that_was_built_unless_a_flag_says_another(choose, directory):
-    assert open_built(str(directory)).manifest.cache == {"num_gpu_blocks_override": 9}
+    assert open_built(str(directory)).manifest.cache == PAGES
     assert choose()[0] is not None
     assert choose(num_gpu_blocks_override=9)[0] is not None
     files, said = choose(num_gpu_blocks_override=10)
@@ -111,6 +120,30 @@ def test_a_setting_that_differs_is_named_and_nothing_is_loaded(choose, settings,
     assert files is None and difference in said
 
 
+@pytest.mark.parametrize(
+    ("settings", "is_named"),
+    [({}, False), ({"gpu_memory_utilization": 0.5}, True), ({"gpu_memory_utilization": 0.5, **PAGES}, False)],
+)
+def test_another_share_of_a_devices_memory_is_named_unless_the_cache_has_a_size(
+    settings, is_named, monkeypatch, caplog
+):
+    built: Any = {"gpu_memory_utilization": "0.92"}
+    manifest = Manifest("h100x1", {}, built, "same", PAGES, {})
+    placement = SimpleNamespace(has_own_memory=True, memory=lambda _: SimpleNamespace(free_bytes=0))
+    model: Any = SimpleNamespace(placement=placement, weight_bytes=0)
+    plan = object.__new__(ProgramPlan)
+    for name, value in (
+        ("open_built", lambda *_: SimpleNamespace(manifest=manifest)),
+        ("describe_environment", lambda _: {}),
+        ("plan_engine", lambda *_: plan),
+        ("fingerprint", lambda *_: "same"),
+    ):
+        monkeypatch.setattr(program_build, name, value)
+    _, files = choose_plan(EngineConfig(programs="built", **settings), model, None)
+    assert (files is None) == is_named
+    assert ("gpu_memory_utilization: built for 0.92, here 0.5" in caplog.text) == is_named
+
+
 def test_every_setting_is_one_that_a_build_takes_or_one_that_it_refuses(tmp_path):
     assert set(BUILD_FIELDS) <= {field.name for field in fields(EngineConfig)}
     with pytest.raises(BadConfig, match=r"scheduling_policy='priority' changes no program"):
@@ -124,6 +157,21 @@ def test_features_of_processors_are_compared_word_by_word():
         "jax: built for 1, here 2",
         "gone: built for x, here not there",
     ]
+
+
+class FullDisk(CacheFiles):
+    """A directory on a disk that has room for names only."""
+
+    def write(self, name: str, content: bytes) -> None:
+        if name.endswith(NAME_SUFFIX):
+            super().write(name, content)
+
+
+def test_a_name_without_its_program_is_no_program_that_was_saved(tmp_path):
+    for files, is_saved in ((FullDisk(tmp_path), False), (CacheFiles(tmp_path), True)):
+        double(files)
+        assert list(tmp_path.glob(f"*{NAME_SUFFIX}"))
+        assert ProgramStore(files, single_placement()).has("double") is is_saved
 
 
 # ---- trust -----------------------------------------------------------------------------------------------------------
@@ -247,3 +295,12 @@ def test_a_machine_with_too_few_devices_is_refused_before_the_model_is_looked_fo
     with pytest.raises(BadConfig, match=r"needs 8 devices, and target='v6e-4' has 4"):
         build_programs(EngineConfig(model="missing", tensor_parallel_size=8), tmp_path / "to", target="v6e-4")
     assert not list(tmp_path.iterdir())
+
+
+def test_many_builds_for_gpus_change_one_name_of_jax_once(monkeypatch):
+    monkeypatch.setattr(xla_bridge, "canonicalize_platform", lambda name: f"JAX's {name}")
+    targets._let_gpu_mean_cuda()
+    first = xla_bridge.canonicalize_platform
+    targets._let_gpu_mean_cuda()
+    assert xla_bridge.canonicalize_platform is first
+    assert (first("gpu"), first("cpu")) == ("cuda", "JAX's cpu")

@@ -7,7 +7,7 @@ import pytest
 from jax import jit
 
 from jaxserve.engine import compile
-from jaxserve.engine.compile import machine_key, use_compilation_cache
+from jaxserve.engine.compile import machine_key, read_processor, use_compilation_cache
 from jaxserve.engine.program_files import CacheFiles
 from jaxserve.engine.programs import ProgramStore
 from jaxserve.errors import BadConfig
@@ -84,6 +84,17 @@ def key_of(monkeypatch, **changes) -> str:
 )
 def test_another_processor_or_version_is_another_directory(change, monkeypatch):
     assert key_of(monkeypatch, **change) != key_of(monkeypatch)
+
+
+def test_the_directory_is_named_by_the_processor_that_built_programs_are_compared_by(monkeypatch):
+    keys = set()
+    for kind in ("A", "B"):
+        monkeypatch.setattr(compile, "read_processor", lambda kind=kind: (kind, ""))
+        keys.add(machine_key())
+    assert len(keys) == 2
+    monkeypatch.undo()
+    monkeypatch.setattr(compile.Path, "read_text", lambda *_: CPUINFO.format(**MACHINE))
+    assert read_processor() == ("model name A", "avx2 fma")
 
 
 def test_the_speed_of_the_moment_is_not_part_of_the_machine(monkeypatch):

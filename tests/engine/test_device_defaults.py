@@ -1,8 +1,18 @@
 """One table says how large batches and pages are by default on a kind of device."""
 
+from dataclasses import fields
+from types import SimpleNamespace
+from typing import Any
+
+import jax.numpy as jnp
 import pytest
 
+from jaxserve.attention.tpu import TpuAttention
+from jaxserve.cache.groups import make_groups
+from jaxserve.cache.layer_cache import PagedKeysValues
+from jaxserve.config import EngineConfig
 from jaxserve.engine.device_defaults import DEFAULTS, MAX_PAGE_SIZE, choose_page_size, find_defaults
+from jaxserve.engine.program_plan import resolve_page_size
 
 
 @pytest.mark.parametrize(
@@ -36,3 +46,32 @@ def test_every_line_has_a_reason_and_can_be_found():
 def test_fewer_key_heads_have_more_tokens_in_a_page(least, bytes_per_token, size):
     assert choose_page_size(find_defaults("tpu", "TPU v5 lite"), least, bytes_per_token) == size
     assert choose_page_size(find_defaults("gpu", "NVIDIA H200"), least, bytes_per_token) == least
+
+
+@pytest.mark.parametrize(("chunk", "size"), [(16, 32), (32, 32), (63, 32), (64, 64), (2048, 64)])
+def test_no_page_is_larger_than_a_prompt_chunk_unless_attention_needs_it(chunk, size):
+    assert choose_page_size(find_defaults("tpu", "TPU v6 lite"), 32, 1024, chunk) == size
+
+
+def test_a_step_of_few_tokens_has_a_page_on_a_tpu():
+    model: Any = SimpleNamespace(
+        spec=SimpleNamespace(max_position_embeddings=8192),
+        placement=SimpleNamespace(platform="tpu", device_kind="TPU v6 lite"),
+        dtype=jnp.dtype("bfloat16"),
+    )
+    groups = make_groups([PagedKeysValues(num_kv_heads=2, head_dim=128)])
+    sizes = []
+    for num_tokens in (None, 64, 32):
+        config = EngineConfig(max_num_batched_tokens=num_tokens, max_num_seqs=8)
+        sizes.append(resolve_page_size(config, model, TpuAttention(), groups).block_size)
+    assert sizes == [64, 64, 32]
+
+
+def test_the_help_of_the_settings_has_the_sizes_of_all_devices():
+    helps = {field.name: field.metadata["help"] for field in fields(EngineConfig)}
+    for _, _, defaults in DEFAULTS:
+        assert f"{defaults.max_num_seqs} on " in helps["max_num_seqs"]
+        assert f"{defaults.chunk_tokens} on " in helps["max_num_batched_tokens"]
+        if defaults.page_bytes:
+            assert f"{defaults.page_bytes >> 10} KiB" in helps["block_size"]
+    assert f"up to {MAX_PAGE_SIZE}" in helps["block_size"]

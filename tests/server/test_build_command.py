@@ -1,11 +1,14 @@
 """`jaxserve build`: what it takes, and that every fault is one sentence before anything is fetched or compiled."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from jaxserve import BUILD_FIELDS
+from jaxserve.parallel.targets import TARGETS
 from server import cli
+from server.build_command import TARGETS_HELP
 
 
 def fails(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
@@ -49,6 +52,12 @@ def test_help_lists_what_programs_depend_on_and_nothing_else(capsys: pytest.Capt
     shown = capsys.readouterr().out
     assert all(f"--{name.replace('_', '-')}" in shown for name in BUILD_FIELDS if name != "model")
     assert "--port" not in shown and "--seed" not in shown
+
+
+def test_help_lists_the_machines_that_there_are() -> None:
+    whole = re.findall(r"\bcpu\b|\bv\w+-\d+\b", TARGETS_HELP)
+    gpus, numbers = re.findall(r"\b(?!x)[a-z]+\d+\b(?!-)", TARGETS_HELP), re.findall(r"\bx\d+\b", TARGETS_HELP)
+    assert {*whole, *(gpu + number for gpu in gpus for number in numbers)} == set(TARGETS)
 
 
 def test_a_directory_without_programs_is_one_sentence_of_serve(
