@@ -52,6 +52,7 @@ CASES = {
         32, 1, 64, 8, 64, max_tokens=131072, sinks=True, options={"window": 128}
     ),
     "decode head size 256, soft cap": Case(32, 1, 16, 8, 256, options={"softcap": 50.0}),
+    "decode head size 512": Case(32, 1, 32, 4, 512),
     "decode int8 pages": Case(32, 1, 32, 8, 128, pages_dtype="int8"),
     "decode fp8 pages": Case(32, 1, 32, 8, 128, pages_dtype="float8_e4m3fn"),
     "prefill Llama-3.1-8B, 2048": Case(1, 2048, 32, 8, 128, context=8192, max_tokens=131072),
@@ -61,6 +62,7 @@ CASES = {
         1, 2048, 64, 8, 64, context=8192, max_tokens=131072, sinks=True, options={"window": 128}
     ),
     "prefill head size 256, soft cap": Case(1, 2048, 16, 8, 256, context=8192, options={"softcap": 50.0}),
+    "prefill head size 512": Case(1, 2048, 32, 4, 512, context=8192),
     "prefill head size 96": Case(1, 2048, 32, 8, 96, context=8192),
     "prefill int8 pages": Case(1, 2048, 32, 8, 128, context=8192, pages_dtype="int8"),
     "prefill fp8 pages": Case(1, 2048, 32, 8, 128, context=8192, pages_dtype="float8_e4m3fn"),

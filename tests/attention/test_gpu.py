@@ -13,7 +13,8 @@ import pytest
 
 from jaxserve.attention import AttentionInputs, choose_backend
 from jaxserve.attention.gpu import GpuAttention, KernelConfig
-from jaxserve.attention.gpu.pages import choose_block_tokens, choose_config
+from jaxserve.attention.gpu.pages import AttentionParams, choose_block_tokens, choose_config
+from jaxserve.attention.gpu.prefill import choose_tile_rows
 from jaxserve.errors import BadConfig
 from tests.attention.cases import SMALL, Backend, Case, backend_of
 
@@ -56,7 +57,7 @@ def lowered(
         ).mlir_module()
 
 
-@pytest.mark.parametrize("head_dim", [64, 80, 96, 128, 192, 256])
+@pytest.mark.parametrize("head_dim", [64, 80, 96, 128, 192, 256, 512])
 @pytest.mark.parametrize(("columns", "kernels"), [(1, 3), (256, 2)])
 def test_the_kernels_lower_for_cuda_without_a_gpu(head_dim, columns, kernels):
     """write, split and combine; or write and tile."""
@@ -145,16 +146,30 @@ def test_neither_neighbours_nor_the_width_of_the_table_change_a_bit():
     assert np.array_equal(alone[0], together[0])
 
 
-@pytest.mark.parametrize(("is_decode", "expected"), [(True, [128, 64, 64, 32, 32]), (False, [128, 128, 128, 32, 32])])
+@pytest.mark.parametrize(
+    ("is_decode", "expected"), [(True, [128, 64, 64, 32, 32, 32]), (False, [128, 128, 128, 32, 32, 32])]
+)
 def test_tiles_are_whole_and_of_one_size_in_bytes(is_decode, expected):
-    config = KernelConfig()
-    sizes = [choose_block_tokens(head_dim, 2, config, is_decode=is_decode) for head_dim in (64, 80, 128, 192, 256)]
-    assert sizes == expected
+    config, head_dims = KernelConfig(), (64, 80, 128, 192, 256, 512)
+    assert [choose_block_tokens(head_dim, 2, config, is_decode=is_decode) for head_dim in head_dims] == expected
+
+
+@pytest.mark.parametrize("head_dim", [64, 96, 128, 192, 256, 320, 512])
+@pytest.mark.parametrize(("kind", "kibibytes"), [("NVIDIA H200", 227), ("NVIDIA L4", 99)])
+def test_a_prefill_tile_fits_into_shared_memory(kind, kibibytes, head_dim):
+    """The queries, and keys and values for all stages but the two in which page numbers are loaded and blocks used."""
+    config = choose_config(kind)
+    block_tokens = choose_block_tokens(head_dim, 2, config, is_decode=False)
+    params = AttentionParams(2, 4, head_dim, 16, block_tokens, 1.0, None, None, False)
+    tile_rows = choose_tile_rows(2048, 2, params, config)
+    rows = tile_rows + 2 * (config.prefill_stages - 2) * block_tokens
+    assert rows * params.lanes * 2 + 2048 <= kibibytes * 1024
 
 
 def test_gpus_with_less_shared_memory_have_smaller_tiles():
     small = choose_config("NVIDIA A100-SXM4-80GB")
     assert small == choose_config("NVIDIA L4") == choose_config("a GPU of tomorrow")
+    assert choose_block_tokens(512, 2, small, is_decode=False) == 16
     assert small.prefill_block_bytes < choose_config("NVIDIA H200").prefill_block_bytes
     assert choose_backend("gpu", "gpu", device_kind="NVIDIA L4").config == small
     assert choose_config("NVIDIA B200") == choose_config("NVIDIA H100 80GB HBM3") == KernelConfig()

@@ -7,6 +7,7 @@ from jax import Array
 
 MIN_DOT = 16  # the shortest side of a product on the tensor cores
 WIDE = 128  # beyond this head dimension the sums of a prefill tile take half of the registers
+WIDEST = 256  # beyond this one those of 64 rows take all that the softmax leaves
 
 
 @jax.tree_util.register_dataclass
@@ -50,8 +51,9 @@ class KernelConfig:
     block_bytes           about the size of one key tile of decode; a turn of the loop holds one of keys, one of values
     prefill_block_bytes   the same for prefill, where longer blocks rescale the sums of values less often
     tile_rows             rows of a prefill tile: queries times the heads that share a key head
-    wide_tile_rows        the same for heads above 128. Two warpgroups want 64 rows each: with fewer they share rows,
+    wide_tile_rows        the same for heads up to 256. Two warpgroups want 64 rows each: with fewer they share rows,
                           and both compute all scores (head 256, sm_90, predicted: 29 % of peak at 64 rows, 46 % at 128)
+    widest_tile_rows      the same for heads above 256: with 64 rows of 512 the sums spill (sm_90), and 32 fit an L4
     prefill_programs      with fewer tiles the keys of each are split; two for each multiprocessor of an H200
     prefill_split_tokens  the least length of such a split: writing and reading its sums costs about as much as 500 keys
     warps, stages         per kernel, as Triton means them. Page numbers are loaded a stage before their pages: below
@@ -66,6 +68,7 @@ class KernelConfig:
     prefill_block_bytes: int = 32 * 1024
     tile_rows: int = 128
     wide_tile_rows: int = 128
+    widest_tile_rows: int = 32
     prefill_programs: int = 2 * 132
     prefill_split_tokens: int = 1024
     decode_warps: int = 4
@@ -113,11 +116,12 @@ def choose_config(device_kind: str) -> KernelConfig:
 def choose_block_tokens(head_dim: int, itemsize: int, config: KernelConfig, *, is_decode: bool) -> int:
     """Return the number of keys of a block, a power of two: tiles of about block_bytes, between 32 and 128 keys.
 
-    Prefill has 32 where the head is wide, whose scores then fit the registers beside its sums.
+    Prefill has 32 where the head is wide, whose scores then fit the registers beside its sums, or 16 where only these
+    are no larger than block_bytes.
     """
-    if head_dim > WIDE and not is_decode:
-        return 32
     row_bytes = max(MIN_DOT, next_power_of_two(head_dim)) * itemsize
     block_bytes = config.block_bytes if is_decode else config.prefill_block_bytes
+    if head_dim > WIDE and not is_decode:
+        return max(MIN_DOT, min(32, block_bytes // row_bytes))
     most = min(128, config.split_tokens) if is_decode else 128
     return min(most, max(32, next_power_of_two(block_bytes // row_bytes)))

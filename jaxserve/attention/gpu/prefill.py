@@ -34,6 +34,7 @@ from jaxserve.attention.gpu.blocks import (
 from jaxserve.attention.gpu.pages import (
     MIN_DOT,
     WIDE,
+    WIDEST,
     AttentionParams,
     GpuPages,
     KernelConfig,
@@ -100,7 +101,9 @@ def prefill(
 
 def choose_tile_rows(max_queries: int, itemsize: int, params: AttentionParams, config: KernelConfig) -> int:
     """Return the rows of a tile, a power of two: no more than its sums have room for, and than a row can fill."""
-    wanted = config.wide_tile_rows if params.lanes > WIDE else config.tile_rows
+    wanted = config.tile_rows
+    if params.lanes > WIDE:
+        wanted = config.wide_tile_rows if params.lanes <= WIDEST else config.widest_tile_rows
     if itemsize == 4:
         wanted = min(wanted, FLOAT32_TILE_BYTES // (4 * params.lanes))
     most = next_power_of_two(max_queries * params.group)
