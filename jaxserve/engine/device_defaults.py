@@ -5,6 +5,7 @@ number read a second, in bfloat16) is bound by reading weights, and a prompt chu
 step longer, in which nobody gets a token. Rates are those of the makers' data sheets; no accelerator was at hand.
 """
 
+import re
 from dataclasses import dataclass
 
 MAX_PAGE_SIZE = 256  # tokens; half of a page is unused by each sequence, and the prefix cache reuses whole ones
@@ -27,7 +28,7 @@ class DeviceDefaults:
     reason: str = ""
 
 
-# Platform, what the kind of device contains, and its defaults; the first line that fits counts.
+# Platform, whole words of the kind of device, and its defaults; the first line that fits counts.
 DEFAULTS: tuple[tuple[str, str, DeviceDefaults], ...] = (
     (
         "cpu",
@@ -105,7 +106,9 @@ DEFAULTS: tuple[tuple[str, str, DeviceDefaults], ...] = (
 def find_defaults(platform: str, device_kind: str) -> DeviceDefaults:
     """Return the defaults of a device, by JAX's names for its platform and its kind."""
     return next(
-        defaults for name, kind, defaults in DEFAULTS if name in ("", platform) and kind.lower() in device_kind.lower()
+        defaults
+        for name, words, defaults in DEFAULTS
+        if name in ("", platform) and (not words or re.search(rf"\b{words}\b", device_kind, re.IGNORECASE))
     )
 
 

@@ -25,7 +25,7 @@ from jaxserve.engine.program_plan import resolve_page_size
         ("gpu", "NVIDIA H200 141GB HBM3e", 256, 2048),
         ("gpu", "NVIDIA A100-SXM4-80GB", 256, 1024),
         ("gpu", "NVIDIA L4", 64, 512),
-        ("gpu", "NVIDIA L40S", 64, 512),
+        ("gpu", "NVIDIA L40S", 256, 2048),
         ("rocket", "Saturn V", 256, 2048),
     ],
 )
