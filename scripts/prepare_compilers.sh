@@ -5,14 +5,16 @@
 #
 # Two, because the compilers do not share a process. Each holds nothing but its compiler and sees what is in .venv,
 # which must be there: of the versions of JAX and its plugins no two can differ. A compiler is installed once; a stamp
-# says for which JAX.
+# says for which JAX, and which packages. ptxas and libNVVM are those of device_checks/compiled.json: sizes are compared
+# only with those of the same compiler, and a new release must not end that unseen.
 # Returns 1, and says why, where there is no room or where the compilers do not run; fails where pip does.
 
 COMPILER_GB=3 # of free space that the installation of one needs at most: what is downloaded and what is unpacked
 
 prepare_compiler() {
-  local kind=$1 venv=.venv-$1 began=$SECONDS stamp
-  stamp=$(pwd; .venv/bin/python -c "import jax, sys; print(jax.__version__, sys.version)")
+  local kind=$1 venv=.venv-$1 began=$SECONDS packages stamp
+  packages=$(list_compiler_packages "$kind") || fail "the packages of the compiler for $kind are not known"
+  stamp=$(pwd; .venv/bin/python -c "import jax, sys; print(jax.__version__, sys.version)"; echo "$packages")
   if [ -f "$venv/installed" ] && [ "$(cat "$venv/installed")" = "$stamp" ]; then return; fi
   if [ "$(uname -sm)" != "Linux x86_64" ]; then
     say "there is no compiler for $kind on $(uname -sm): its programs are not compiled"
@@ -27,9 +29,9 @@ prepare_compiler() {
   .venv/bin/python -m venv --without-pip "$venv" || fail "could not make $venv"
   .venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
     > "$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth"
-  # shellcheck disable=SC2046 # words
+  # shellcheck disable=SC2086 # words
   if ! .venv/bin/python -m pip --python "$venv/bin/python" install -q --disable-pip-version-check --no-input --retries 2 \
-    --no-cache-dir --no-deps $(list_compiler_packages "$kind") > "$venv/install.log" 2>&1; then
+    --no-cache-dir --no-deps $packages > "$venv/install.log" 2>&1; then
     tail -n 15 "$venv/install.log" >&2
     fail "pip could not install the compiler for $kind; its last lines are above"
   fi
@@ -39,7 +41,8 @@ prepare_compiler() {
 
 # The packages of JAX's own extra for this kind of accelerator, without what only runs programs.
 list_compiler_packages() {
-  .venv/bin/python - "$1" <<'PYTHON'
+  .venv/bin/python - "$1" "$(dirname "${BASH_SOURCE[0]}")/device_checks/compiled.json" <<'PYTHON'
+import json
 import sys
 from importlib.metadata import requires, version
 
@@ -48,6 +51,9 @@ if sys.argv[1] == "tpu":
     print(libtpu.replace(" ", ""))
 else:
     jaxlib = version("jaxlib")
-    print(f"jax-cuda13-plugin=={jaxlib} jax-cuda13-pjrt=={jaxlib} nvidia-cuda-nvcc nvidia-nvvm")
+    with open(sys.argv[2]) as file:
+        recorded = json.load(file)["versions"]["gpu"]
+    nvidia = [f"{name}=={recorded[name]}" for name in ("nvidia-cuda-nvcc", "nvidia-nvvm")]
+    print(f"jax-cuda13-plugin=={jaxlib} jax-cuda13-pjrt=={jaxlib}", *nvidia)
 PYTHON
 }

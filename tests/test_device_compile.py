@@ -9,10 +9,11 @@ import pytest
 
 from scripts.device_checks import compile as device_compile
 from scripts.device_checks import compile_budgets as budgets
-from scripts.device_checks.compile_cases import SHORT
+from scripts.device_checks.compile import Options
+from scripts.device_checks.compile_cases import SHORT, Case
 from scripts.device_checks.compile_checks import is_large, list_faults
-from scripts.device_checks.compile_kernels import list_kernel_faults
-from scripts.device_checks.compile_targets import TARGETS
+from scripts.device_checks.compile_kernels import add_kernel, list_kernel_faults, split_entries
+from scripts.device_checks.compile_targets import TARGETS, describe_devices
 from scripts.device_checks.hlo import count_collectives, find_expanded, find_moves
 from scripts.device_checks.shapes import COMPILED
 
@@ -66,13 +67,14 @@ def test_pages_of_a_layer_and_all_logits_are_large(shape, is_wanted):
     assert is_large(shape, layer_sizes={2048}, rows=32, vocab_sizes={512}) == is_wanted
 
 
+KERNEL = {"registers": 96, "spill_bytes": 0, "shared_bytes": 39168, "wgmma": 0, "mma": 32, "async_copies": 16}
 RECORD = {
     **{"target": "v5e-1", "model": "Qwen3-0.6B", "layers": 2, "program": "decode 128", "outcome": "passed"},
     **{"kv_cache_dtype": "auto", "quantization": "none", "code_bytes": 9_000_000, "temporary_bytes": 5_000_000},
     **{"result_bytes": 100, "collectives": {"all-reduce": [4, 4096]}, "is_in_place": True, "large_moves": {}},
     **{"expanded_weights": {}, "argument_bytes": 10_000_000, "planned_bytes": 10_000_000},
+    "kernels": {"paged_decode": KERNEL},
 }
-KERNEL = {"registers": 96, "spill_bytes": 0, "shared_bytes": 39168, "wgmma": 0, "mma": 32, "async_copies": 16}
 
 
 @pytest.mark.parametrize(
@@ -84,12 +86,15 @@ KERNEL = {"registers": 96, "spill_bytes": 0, "shared_bytes": 39168, "wgmma": 0, 
         ({"temporary_bytes": 1}, 0),
         ({"collectives": {"all-reduce": [5, 4096], "all-gather": [1, 8]}}, 2),
         ({"kernels": {"paged_decode": KERNEL | {"registers": 128}}}, 1),
+        ({"kernels": {"paged_decode": KERNEL, "page_write": KERNEL}}, 0),
+        ({"kernels": {"decode": KERNEL}}, 1),
+        ({"kernels": {}}, 1),
         ({"outcome": "refused", "why": "no attention sinks"}, 1),
     ],
 )
 def test_what_has_grown_by_more_than_a_twentieth_is_a_fault(tmp_path, monkeypatch, change, num_faults):
     monkeypatch.setattr(budgets, "FILE", tmp_path / "compiled.json")
-    budgets.save([RECORD | {"kernels": {"paged_decode": KERNEL}}], "cpu")
+    budgets.save([RECORD], "cpu")
     recorded = budgets.load()
     assert recorded["versions"]["cpu"] == budgets.list_versions("cpu")
     assert len(budgets.compare(RECORD | change, recorded["programs"][budgets.key_of(RECORD)])) == num_faults
@@ -98,6 +103,21 @@ def test_what_has_grown_by_more_than_a_twentieth_is_a_fault(tmp_path, monkeypatc
 def test_a_program_that_is_not_recorded_fails_and_one_that_was_refused_may_compile():
     assert "--record" in budgets.compare(RECORD, None)[0]
     assert budgets.compare(RECORD, {"refused": "no attention sinks"}) == []
+
+
+REFUSED = {name: RECORD[name] for name in ("target", "model", "layers", "kv_cache_dtype", "quantization")}
+REFUSED |= {"program": "plan", "outcome": "refused", "why": "no attention sinks"}
+
+
+@pytest.mark.parametrize(("recorded", "outcome"), [({}, "failed"), ({"refused": "no attention sinks"}, "refused")])
+@pytest.mark.parametrize("jax", ["0.1", budgets.list_versions("cpu")["jax"]])
+def test_a_program_that_is_refused_fails_with_any_compiler_unless_that_is_recorded(monkeypatch, jax, recorded, outcome):
+    programs = {budgets.key_of(REFUSED): recorded} if recorded else {}
+    monkeypatch.setattr(device_compile, "prepare_environment", lambda _: None)
+    monkeypatch.setattr(device_compile, "compile_model", lambda *_: iter([REFUSED]))
+    monkeypatch.setattr(budgets, "load", lambda: {"versions": {"cpu": {"jax": jax}}, "programs": programs})
+    records = device_compile.run([Case("cpu-1", "Qwen3-0.6B")], Options(), has_budgets=True, record=False)
+    assert [record["outcome"] for record in records] == [outcome]
 
 
 @pytest.mark.parametrize(
@@ -124,6 +144,33 @@ def test_faults_are_told_in_words(change, fault):
 )
 def test_kernels_multiply_on_tensor_cores_copy_in_16_bytes_and_do_not_spill(name, change, num_faults):
     assert len(list_kernel_faults({name: KERNEL | change}, "bfloat16")) == num_faults
+
+
+PTX = """
+.visible .entry paged_decode_combine(.param .u64 a)
+{ ex2.approx.f32; }
+.visible .entry paged_decode (.param .u64 a)
+{ mma.sync.aligned; }
+.visible .entry page_write(.param .u64 a)
+{ st.global; }
+"""
+
+
+def test_the_text_of_a_kernel_ends_where_the_next_begins_and_is_found_by_its_whole_name():
+    bodies = split_entries(PTX)
+    assert list(bodies) == ["paged_decode_combine", "paged_decode", "page_write"]
+    assert [name for name, body in bodies.items() if "mma.sync" in body] == ["paged_decode"]
+    assert split_entries("// XLA has written nothing else") == {}
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_kernels_that_share_a_name_the_worst_is_kept(order):
+    spilling, large = KERNEL | {"spill_bytes": 8}, KERNEL | {"registers": 255}
+    kernels = {}
+    for number, kernel in list(enumerate((KERNEL, large, spilling)))[::order]:
+        add_kernel(kernels, f"paged_prefill_{number}", kernel)
+    add_kernel(kernels, "paged_prefill_combine", large)
+    assert kernels == {"paged_prefill": spilling, "paged_prefill_combine": large}
 
 
 def test_the_short_form_is_of_targets_and_models_that_there_are():
@@ -157,6 +204,28 @@ def test_programs_of_a_model_with_windows_compile_for_a_cpu(tmp_path):
     assert [record["outcome"] for record in records] == ["passed"] * 5
     assert all(record["is_in_place"] and not record["large_moves"] for record in records)
     assert "Predicted" in done.stdout
+
+
+def test_a_word_with_which_no_program_begins_fails():
+    options = Options(programs=("copy p", "decode 31"), tiny=True)
+    devices = describe_devices(TARGETS["cpu-1"])
+    records = list(device_compile.compile_model(TARGETS["cpu-1"], devices, "Qwen3-0.6B", options))
+    assert [(each["program"], each["outcome"]) for each in records] == [
+        ("decode 31", "failed"),
+        ("copy pages", "passed"),
+    ]
+    assert "FAILED no program" in device_compile.line_of(records[0])
+
+
+def test_a_run_that_compiles_nothing_fails(monkeypatch, capsys):
+    monkeypatch.setattr(device_compile, "find_spec", lambda _: None)
+    assert device_compile.main(["--short"]) == 1
+    assert "Nothing was compiled" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("layers", "expected"), [(0, 26), (2, 6), (12, 12)])
+def test_a_model_of_five_windows_and_one_without_has_six_layers_or_more(layers, expected):
+    assert device_compile.choose_config("Gemma-3-1B", Options(layers=layers))["num_hidden_layers"] == expected
 
 
 def test_an_unknown_target_is_refused_by_name(capsys):

@@ -140,6 +140,18 @@ def test_a_machine_without_room_for_a_compiler_skips_it_and_says_so(tmp_path: Pa
     assert not (tmp_path / ".venv-tpu").exists()
 
 
+def test_the_compiler_for_gpus_is_the_one_that_sizes_are_recorded_of(tmp_path: Path) -> None:
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    script = f"source {SCRIPTS / 'prepare_compilers.sh'}; list_compiler_packages cuda"
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    recorded = json.loads((SCRIPTS / "device_checks" / "compiled.json").read_text())["versions"]["gpu"]
+    pinned = [f"{name}=={recorded[name]}" for name in ("nvidia-cuda-nvcc", "nvidia-nvvm")]
+    assert done.stdout.split()[2:] == pinned, done.stderr
+
+
 def test_tokens_of_one_chunk_share_the_gap(results: ModuleType) -> None:
     arrivals = results.Arrivals(asked=0.0)
     arrivals.add(1.0, 1)

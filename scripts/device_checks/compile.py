@@ -11,12 +11,15 @@ copy of pages and the log-probabilities of prompts, at the model's full length a
 
 Every number is a prediction of the compiler about compiled code; nothing runs. A program fails
 
-    if it does not compile, or its state is not updated in place;
+    if it does not compile, is refused and was not when it was recorded, or its state is not updated in place;
     if an array as large as a layer's pages, or all logits, is copied, converted, transposed or gathered;
     with a quantization, if a weight is stored in bfloat16 or float32 anywhere;
     if weights and pages take more than 3 % more or less than the engine's own sizing says;
     if one of our GPU kernels spills registers in bfloat16, or has no tensor-core products or wide asynchronous copies;
-    if its code, temporaries, results, collectives or registers are 5 % more than recorded in compiled.json.
+    if its code, temporaries, results, collectives or registers are 5 % more than recorded in compiled.json;
+    if a kernel that is recorded there is not in it.
+
+A word of --programs with which no program of a model begins fails, too, and so does a run that compiles nothing.
 
 --record writes that file anew for what is compiled. Few layers are enough for all this; --layers 0 is all of them.
 --short compiles few but telling programs; scripts/test runs it.
@@ -63,7 +66,7 @@ def compile_model(target: Target, devices: tuple[Any, ...], model: str, options:
     from jaxserve.errors import StartupError
     from scripts.device_checks.compile_plan import PAGE_BYTES, label_programs, open_described, plan_described
 
-    config = _config_of(model, options)
+    config = choose_config(model, options)
     about: Record = {"kind": "compiled", "target": target.name, "model": model, "layers": config["num_hidden_layers"]}
     about |= {"kv_cache_dtype": options.kv_cache_dtype, "quantization": options.quantization}
     settings = {"kv_cache_dtype": options.kv_cache_dtype, "kv_cache_memory_bytes": PAGE_BYTES}
@@ -74,17 +77,27 @@ def compile_model(target: Target, devices: tuple[Any, ...], model: str, options:
         yield about | {"program": "plan", "outcome": "refused", "why": str(error)}
         return
     about["page_size"] = programs.table.model.page_size
-    for label, table, key in label_programs(programs.table):
+    labelled = list(label_programs(programs.table))
+    for word in list_unmatched(options.programs, [label for label, _, _ in labelled]):
+        yield about | {"program": word, "outcome": "failed", "faults": ["no program's name begins so"]}
+    for label, table, key in labelled:
         if not options.programs or label.startswith(options.programs):
             yield about | {"program": label} | _compile(target, devices, programs, table, key)
 
 
-def _config_of(model: str, options: Options) -> dict[str, Any]:
+def list_unmatched(words: Sequence[str], labels: Sequence[str]) -> list[str]:
+    """Return the words with which none of the labels begins."""
+    return [word for word in words if not any(label.startswith(word) for label in labels)]
+
+
+def choose_config(model: str, options: Options) -> dict[str, Any]:
+    """Return the config.json of a model with as many layers as are compiled."""
     config = tiny_config(COMPILED[model]) if options.tiny else dict(COMPILED[model])
     if options.layers:
         # A model with two kinds of layers has one of the second kind among its first six, or among its first two.
         kinds = config.get("layer_types")
-        config["num_hidden_layers"] = 6 if "sliding_window" in config and not kinds else options.layers
+        is_default_pattern = "sliding_window" in config and not kinds
+        config["num_hidden_layers"] = max(6, options.layers) if is_default_pattern else options.layers
         if kinds:
             config["layer_types"] = kinds[: options.layers]
     return config
@@ -131,7 +144,7 @@ def line_of(record: Record) -> str:
     )
 
 
-def _run(cases: Sequence[Case], options: Options, *, has_budgets: bool, record: bool) -> list[Record]:
+def run(cases: Sequence[Case], options: Options, *, has_budgets: bool, record: bool) -> list[Record]:
     """Compile for targets of one backend, in this process."""
     backend = TARGETS[cases[0].target].backend
     prepare_environment(backend)
@@ -142,10 +155,9 @@ def _run(cases: Sequence[Case], options: Options, *, has_budgets: bool, record: 
     devices = {case.target: describe_devices(TARGETS[case.target]) for case in cases}
     for case in cases:
         for result in compile_model(TARGETS[case.target], devices[case.target], case.model, case.refine(options)):
-            if has_budgets and same_compiler and result["outcome"] != "failed":
-                worse = budgets.compare(result, recorded["programs"].get(budgets.key_of(result)))
-                if worse:
-                    result |= {"outcome": "failed", "faults": [*result.get("faults", ()), *worse]}
+            # What the engine refuses does not depend on the compiler.
+            if has_budgets and (same_compiler or result["outcome"] == "refused"):
+                result = budgets.judge(result, recorded["programs"].get(budgets.key_of(result)))
             print(line_of(result), flush=True)
             records.append(result)
     if record:
@@ -185,9 +197,12 @@ def main(words: Sequence[str]) -> int:
     cases = SHORT if arguments.short else cases_of(targets, arguments.model)
     cases = [case for case in cases if case.target in targets]
     is_plain = not arguments.tiny and not arguments.record
-    records = _run(cases, options, has_budgets=is_plain and arguments.compare, record=arguments.record) if cases else []
+    records = run(cases, options, has_budgets=is_plain and arguments.compare, record=arguments.record) if cases else []
     if arguments.json:
         arguments.json.write_text(json.dumps(records, indent=1))
+    if not records:
+        print(f"Nothing was compiled: there are compilers for {', '.join(sorted(installed))}.", flush=True)
+        return 1
     failed = [record for record in records if record["outcome"] == "failed"]
     print(f"{len(records)} programs compiled for {', '.join(targets)}: {len(failed)} failed.", flush=True)
     return int(bool(failed))

@@ -13,7 +13,7 @@ GROWTH = 0.05
 SLACK_BYTES = 2**18  # by which small programs may grow
 SIZES = ("code_bytes", "temporary_bytes", "result_bytes")
 KERNEL_SIZES = ("registers", "spill_bytes", "shared_bytes")
-COMPILERS = {"cpu": (), "tpu": ("libtpu",), "gpu": ("jax-cuda13-plugin", "nvidia-cuda-nvcc")}
+COMPILERS = {"cpu": (), "tpu": ("libtpu",), "gpu": ("jax-cuda13-plugin", "nvidia-cuda-nvcc", "nvidia-nvvm")}
 
 
 def key_of(record: Record) -> str:
@@ -58,12 +58,19 @@ def _essence(record: Record) -> Record:
     return {name: record[name] for name in names if record.get(name) not in (None, {}, [])}
 
 
+def judge(record: Record, recorded: Record | None) -> Record:
+    """Return a record with what is worse than recorded among its faults; one that failed already stays as it is."""
+    if record["outcome"] == "failed" or not (worse := compare(record, recorded)):
+        return record
+    return record | {"outcome": "failed", "faults": [*record.get("faults", ()), *worse]}
+
+
 def compare(record: Record, recorded: Record | None) -> list[str]:
-    """Return in words what is worse than recorded: larger by a twentieth, more collectives, more spills."""
+    """Return in words what is worse than recorded: larger by a twentieth, more collectives or spills, kernels gone."""
+    if record["outcome"] == "refused":
+        return [] if recorded and "refused" in recorded else [f"refused: {record['why']}"]
     if recorded is None:
         return ["nothing is recorded of it: --record"]
-    if record["outcome"] == "refused":
-        return [] if "refused" in recorded else [record["why"]]
     if "refused" in recorded:
         return []
     faults = [
@@ -80,8 +87,13 @@ def compare(record: Record, recorded: Record | None) -> list[str]:
         most, most_bytes = recorded.get("collectives", {}).get(kind, (0, 0))
         if count > most or _has_grown(num_bytes, most_bytes, 0):
             faults.append(f"{count} {kind} of {num_bytes} bytes, recorded {most} of {most_bytes}")
-    for name, kernel in record.get("kernels", {}).items():
-        before = recorded.get("kernels", {}).get(name, {})
+    return faults + _compare_kernels(record.get("kernels", {}), recorded.get("kernels", {}))
+
+
+def _compare_kernels(kernels: Record, recorded: Record) -> list[str]:
+    faults = [f"the kernel {name} is recorded and gone" for name in recorded if name not in kernels]
+    for name, kernel in kernels.items():
+        before = recorded.get(name, {})
         faults += [
             f"{name}: {fact} {kernel[fact]}, recorded {before[fact]}"
             for fact in KERNEL_SIZES

@@ -14,6 +14,7 @@ _THREADS = re.compile(r"\.(?:reqntid|maxntid)\s+(\d+)")
 _SPILLS = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 _REGISTERS = re.compile(r"Used (\d+) registers")
 _SHARED = re.compile(r" (\w+) grid: \[(.*?)\] threads: \[(\d+).*shared_memory: (\d+)")
+_WORST_FIRST = ("spill_bytes", "registers", "shared_bytes")
 # Names of kernels in jaxserve/attention/gpu, as far as they multiply or copy pages.
 PRODUCTS = re.compile(r"decode|prefill|split|tile|attend")
 OURS = re.compile(r"page|decode|prefill|attend|split|tile|write|latent|combine|merge")
@@ -25,17 +26,15 @@ def read_kernels(directory: Path, architecture: str) -> dict[str, Record]:
     architecture   The name by which ptxas knows the GPU.
     """
     launches = {name: (grid, int(threads), int(shared)) for name, grid, threads, shared in _list_launches(directory)}
-    kernels = {}
+    kernels: dict[str, Record] = {}
     for file in sorted(directory.glob("*.ptx")):
-        text = file.read_text()
-        names = [name for name in _ENTRY.findall(text) if OURS.search(name)]
-        if not names:
+        bodies = {name: body for name, body in split_entries(file.read_text()).items() if OURS.search(name)}
+        if not bodies:
             continue
         facts = _assemble(file, architecture)
-        for name in names:
+        for name, body in bodies.items():
             grid, threads, shared = launches.get(name, ("", 0, 0))
-            body = text[text.index(f".entry {name}") :] if f".entry {name}" in text else text
-            kernels[_short(name)] = facts[name] | {
+            kernel = facts[name] | {
                 "threads": threads or int((_THREADS.search(body) or [0, 0])[1]),
                 "grid": grid,
                 "shared_bytes": shared,
@@ -43,7 +42,20 @@ def read_kernels(directory: Path, architecture: str) -> dict[str, Record]:
                 "mma": body.count("mma.sync"),
                 "async_copies": len(re.findall(r"cp\.async\.c[ag]\.shared\.global[^;]*0x10", body)),
             }
+            add_kernel(kernels, name, kernel)
     return kernels
+
+
+def split_entries(text: str) -> dict[str, str]:
+    """Return the text of each kernel in PTX by its whole name, up to the next one."""
+    _, *parts = _ENTRY.split(text)
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def add_kernel(kernels: dict[str, Record], name: str, kernel: Record) -> None:
+    """Add a kernel by its name without a number; of those that share one, the one that spills or needs most stays."""
+    short = re.sub(r"_\d+$", "", name)
+    kernels[short] = max(kernels.get(short, kernel), kernel, key=lambda each: [each[size] for size in _WORST_FIRST])
 
 
 def _list_launches(directory: Path) -> Iterator[tuple[str, ...]]:
@@ -63,10 +75,6 @@ def _assemble(file: Path, architecture: str) -> dict[str, Record]:
         assert spills and registers, part
         facts[name] = {"registers": int(registers.group(1)), "spill_bytes": int(spills[2]) + int(spills[3])}
     return facts
-
-
-def _short(name: str) -> str:
-    return re.sub(r"_\d+$", "", name)
 
 
 def list_kernel_faults(kernels: dict[str, Record], dtype: Any) -> list[str]:
