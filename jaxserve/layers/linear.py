@@ -70,3 +70,8 @@ def apply_linears(x: Array, *layers: Linear) -> tuple[Array, ...]:
     sums = [layer.ranks.sum(y) for layer, y in zip(layers, products, strict=True)]
     biases = [layer.bias for layer in layers]
     return tuple(y if bias is None else y + bias[...] for y, bias in zip(sums, biases, strict=True))
+
+
+def apply_multiplier(x: Array, multiplier: float) -> Array:
+    """Return x times a constant; without any product for 1.0."""
+    return x if multiplier == 1.0 else x * multiplier

@@ -10,7 +10,7 @@ from flax import nnx
 from jax import Array, nn
 from jax.typing import DTypeLike
 
-from jaxserve.layers.linear import Linear, apply_linears
+from jaxserve.layers.linear import Linear, apply_linears, apply_multiplier
 from jaxserve.parallel.ranks import ONE_RANK, Ranks
 
 Activation: TypeAlias = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
@@ -99,17 +99,13 @@ class MLP(nnx.Module):
     def __call__(self, x_TD: Array) -> Array:
         """Return the block's output [T, D] for x_TD, in x's type."""
         if self.gate is None:
-            return _multiply(self.down(self._activate(self.up(x_TD))), self.output_multiplier)
+            return apply_multiplier(self.down(self._activate(self.up(x_TD))), self.output_multiplier)
         gate_TF, up_TF = apply_linears(x_TD, self.gate, self.up)
-        gate_TF = _multiply(gate_TF, self.gate_multiplier)
-        return _multiply(self.down(self._activate(gate_TF) * up_TF), self.output_multiplier)
+        gate_TF = apply_multiplier(gate_TF, self.gate_multiplier)
+        return apply_multiplier(self.down(self._activate(gate_TF) * up_TF), self.output_multiplier)
 
     def _activate(self, x_TF: Array) -> Array:
         if self.xielu is not None:
             return self.xielu(x_TF)
         assert self.activation != "xielu"
         return ACTIVATIONS[self.activation](x_TF)
-
-
-def _multiply(x: Array, factor: float) -> Array:
-    return x if factor == 1.0 else x * factor

@@ -19,7 +19,7 @@ from jax.typing import DTypeLike
 from jaxserve.layers import quant
 from jaxserve.layers.linear import Linear, matmul_precision, multiply
 from jaxserve.layers.mlp import ACTIVATIONS, MLP, Activation, ClampedSwiGLU, apply_gate
-from jaxserve.layers.norms import Norm, NormSpec
+from jaxserve.layers.norms import Norm, NormSpec, apply_norm
 from jaxserve.layers.scaled_weight import ScaledWeight, take_expert
 from jaxserve.native import library
 from jaxserve.parallel.ranks import ONE_RANK, Ranks
@@ -101,7 +101,8 @@ def _weigh_near_best(logits_TE: Array, router: RouterSpec) -> tuple[Array, Array
     is_taken_TKE = jax.nn.one_hot(index_TK, logits_TE.shape[1]).cumsum(axis=1) - jax.nn.one_hot(
         index_TK, logits_TE.shape[1]
     )
-    is_near_TKE = (distance_TKE <= router.nearness) & (is_taken_TKE == 0)
+    # The distance of a best logit of 0 from itself is 0 / 0, which is not above nearness and so must count as near.
+    is_near_TKE = ~(distance_TKE > router.nearness) & (is_taken_TKE == 0)
     share_TKE = jax.nn.softmax(jnp.where(is_near_TKE, logits_T1E, -jnp.inf))
     return jnp.take_along_axis(share_TKE, index_TK[..., None], axis=2)[..., 0], index_TK
 
@@ -356,12 +357,12 @@ class MoE(nnx.Module):
     def __call__(self, x_TD: Array, is_real_T: Array) -> Array:
         """Return the block's output [T, D] for x_TD, in x's type; tokens that are not real cost no expert."""
         weight_TK, index_TK = self._route(x_TD)
-        input_TI = _apply(self.expert_norm, x_TD) if self.latent_down is None else self.latent_down(x_TD)
+        input_TI = apply_norm(self.expert_norm, x_TD) if self.latent_down is None else self.latent_down(x_TD)
         y_TD = self._run_experts(input_TI, weight_TK, index_TK, is_real_T)
         y_TD = y_TD if self.latent_up is None else self.latent_up(y_TD)
         if self.shared is None:
             return self.ranks.sum(y_TD)
-        shared_TD = self.shared(_apply(self.shared_norm, x_TD))
+        shared_TD = self.shared(apply_norm(self.shared_norm, x_TD))
         if self.shared_gate is not None:
             shared_TD = shared_TD * jax.nn.sigmoid(self.shared_gate(x_TD))
         if self.expert_post_norm is None or self.shared_post_norm is None:
@@ -413,7 +414,3 @@ class MoE(nnx.Module):
         num = self.num_experts // self.ranks.size
         local_TK = index_TK - self.ranks.offset(num)
         return jnp.clip(local_TK, 0, num - 1), (local_TK >= 0) & (local_TK < num)
-
-
-def _apply(norm: Norm | None, x_TD: Array) -> Array:
-    return x_TD if norm is None else norm(x_TD)

@@ -86,3 +86,8 @@ class Norm(nnx.Module):
     def _mean(self, x: Array) -> Array:
         mean = jnp.mean(x, axis=-1, keepdims=True)
         return mean if self.ranks.size == 1 else self.ranks.sum(mean) / self.ranks.size
+
+
+def apply_norm(norm: Norm | None, x: Array) -> Array:
+    """Return the normed x, or x itself where there is no norm."""
+    return x if norm is None else norm(x)

@@ -169,7 +169,7 @@ class AttentionSpec:
 
     @property
     def key_width(self) -> int:
-        """Numbers of all key heads of a token, and of all value heads."""
+        """Numbers of all key heads of a token. Those of its value heads are as many or, with a value_dim, fewer."""
         return self.num_kv_heads * self.head_dim
 
     @property

@@ -20,9 +20,10 @@ from jaxserve.attention import AttentionBackend, LayerPages
 from jaxserve.attention.inputs import AttentionInputs
 from jaxserve.cache.pages import ModelPages
 from jaxserve.layers.embedding import Embedding, LMHead
+from jaxserve.layers.linear import apply_multiplier
 from jaxserve.layers.mlp import MLP
 from jaxserve.layers.moe import MoE
-from jaxserve.layers.norms import Norm, NormSpec
+from jaxserve.layers.norms import Norm, NormSpec, apply_norm
 from jaxserve.layers.param_spec import ParamPath
 from jaxserve.layers.rope import compute_cos_sin
 from jaxserve.models.attention_layer import AttentionLayer, Rotation
@@ -87,7 +88,7 @@ class DecoderLayer(nnx.Module):
         input_TP    what the layer has as an input of its own
         before_TD   the residual stream before the previous layer, where attention reads that one
         """
-        normed_TD = _apply(self.attention_norm, x_TD if before_TD is None else before_TD)
+        normed_TD = apply_norm(self.attention_norm, x_TD if before_TD is None else before_TD)
         with jax.named_scope("attention"):
             mixed_TD, pages = self.attention(normed_TD, rotation, inputs, pages, backend)
         if self.spec.is_parallel:
@@ -95,12 +96,12 @@ class DecoderLayer(nnx.Module):
                 normed_TD = self.mlp_norm(x_TD)
             x_TD = x_TD + self._scaled(mixed_TD) + self._scaled(self._feed_forward(normed_TD, inputs))
             return self._finish(x_TD, input_TP), pages
-        x_TD = x_TD + self._scaled(_apply(self.attention_post_norm, mixed_TD))
+        x_TD = x_TD + self._scaled(apply_norm(self.attention_post_norm, mixed_TD))
         if self.mlp is None:
             return self._finish(x_TD, input_TP), pages
         with jax.named_scope("mlp"):
-            mixed_TD = self._feed_forward(_apply(self.mlp_norm, x_TD), inputs)
-        return self._finish(x_TD + self._scaled(_apply(self.mlp_post_norm, mixed_TD)), input_TP), pages
+            mixed_TD = self._feed_forward(apply_norm(self.mlp_norm, x_TD), inputs)
+        return self._finish(x_TD + self._scaled(apply_norm(self.mlp_post_norm, mixed_TD)), input_TP), pages
 
     def _feed_forward(self, x_TD: Array, inputs: AttentionInputs) -> Array:
         assert self.mlp is not None
@@ -114,8 +115,7 @@ class DecoderLayer(nnx.Module):
         return x_TD if self.output_scale is None else x_TD * self.output_scale[...]
 
     def _scaled(self, x_TD: Array) -> Array:
-        multiplier = self.spec.residual_multiplier
-        return x_TD if multiplier == 1.0 else x_TD * multiplier
+        return apply_multiplier(x_TD, self.spec.residual_multiplier)
 
 
 def _make_mlp(
@@ -152,10 +152,6 @@ def _make_mlp(
         norm=norm if mlp.has_own_norms else None,
         latent=mlp.latent,
     )
-
-
-def _apply(norm: Norm | None, x_TD: Array) -> Array:
-    return x_TD if norm is None else norm(x_TD)
 
 
 @partial(jax.jit, static_argnums=(0, 6))
@@ -215,7 +211,7 @@ class Decoder(nnx.Module):
             x_TD = self.embed(token_T)
         if spec.embedding_multiplier != 1.0:
             x_TD = x_TD * jnp.asarray(spec.embedding_multiplier, x_TD.dtype)
-        x_TD = _apply(self.embedding_norm, x_TD)
+        x_TD = apply_norm(self.embedding_norm, x_TD)
         with jax.named_scope("layer_inputs"):
             given = (None,) * spec.num_layers if self.layer_inputs is None else self.layer_inputs(token_T, x_TD)
         rotations = {

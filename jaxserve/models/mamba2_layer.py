@@ -9,7 +9,7 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 
 from jaxserve.attention.inputs import AttentionInputs
-from jaxserve.layers.linear import Linear, apply_linears
+from jaxserve.layers.linear import Linear, apply_linears, apply_multiplier
 from jaxserve.layers.mamba2 import mamba2, mamba2_step
 from jaxserve.models.attention_layer import Rotation
 from jaxserve.models.block_parts import make_arrays, make_linears
@@ -66,7 +66,7 @@ class Mamba2Layer(nnx.Module):
         new = zip(pages, (value_BLX, key_BLY, state_BNKV), strict=True)
         value_SLX, key_SLY, state_SNKV = (write_states(old, each, inputs) for old, each in new)
         out_TX = self._gate(out_TNV.reshape(tokens, -1), gate_TX)
-        out_TD = _multiply(self.mamba_output(out_TX.astype(x_TD.dtype)), spec.multipliers.output)
+        out_TD = apply_multiplier(self.mamba_output(out_TX.astype(x_TD.dtype)), spec.multipliers.output)
         return out_TD, (value_SLX, key_SLY, state_SNKV)
 
     def _project(self, x_TD: Array) -> list[Array]:
@@ -74,7 +74,7 @@ class Mamba2Layer(nnx.Module):
         names = ("gate", "value", "key", "query", "step")
         outputs = apply_linears(x_TD, *(getattr(self, f"mamba_{name}") for name in names))
         factors = (getattr(self.spec.multipliers, name) for name in names)
-        return [_multiply(x_TX, factor) for x_TX, factor in zip(outputs, factors, strict=True)]
+        return [apply_multiplier(x_TX, factor) for x_TX, factor in zip(outputs, factors, strict=True)]
 
     def _convolve(self, name: str, x_TX: Array, state_BLX: Array, inputs: AttentionInputs) -> tuple[Array, Array]:
         """Return silu(convolution(x)) and the new last tokens."""
@@ -117,7 +117,3 @@ class Mamba2Layer(nnx.Module):
         is_own_G = jax.nn.one_hot(self._first_group(), self.spec.num_groups)
         sum_TG = self.ranks.sum(mean_TG * is_own_G)
         return (sum_TG * is_own_G).sum(-1, keepdims=True) / per_group
-
-
-def _multiply(x: Array, factor: float) -> Array:
-    return x if factor == 1.0 else x * factor

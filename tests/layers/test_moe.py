@@ -1,12 +1,16 @@
 """Mixture of experts: the choice of experts, their blocks of tokens, and the ways to compute them."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers.models.phimoe.modeling_phimoe import sparsemixer
 
 from jaxserve.layers import quant
 from jaxserve.layers.mlp import ClampedSwiGLU
@@ -33,6 +37,16 @@ def test_experts_are_chosen_and_weighed_as_by_hand(router, seed):
         expected = choose_experts(router, logits_E, bias_E, scale_E)
         assert index_K.tolist() == list(expected), "best first"
         np.testing.assert_allclose(weight_K, list(expected.values()), rtol=1e-5)
+
+
+def test_a_best_logit_of_zero_is_near_itself():
+    """0 / 0 apart, which transformers takes for near."""
+    rows = [[-3.0, 0.0, -1.0, -2.0], [2.0, -1.0, 0.0, -2.0], [0.0, -1.0, 0.0, -2.0], [-1.0, -3.0, -2.0, -4.0]]
+    router = RouterSpec(top_k=2, score="near_best", renormalize=False, nearness=0.02)
+    weight_TK, index_TK = jax.jit(partial(route, router=router))(jnp.asarray(rows))
+    expected_TK, expected_index_TK = sparsemixer(torch.tensor(rows), jitter_eps=0.01, training=False)
+    assert index_TK.tolist() == expected_index_TK.tolist()
+    np.testing.assert_allclose(weight_TK, expected_TK, rtol=1e-6)
 
 
 def test_routing_is_computed_in_float32():
