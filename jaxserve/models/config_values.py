@@ -52,10 +52,11 @@ def read_decoder_spec(
     """Return the spec of a decoder whose layers differ in their windows alone; `replace` what else differs.
 
     num_kv_heads, head_dim, default_…, rope_fraction and tie_embeddings hold where the config says nothing; None: as
-    many key as query heads, width / heads, and whole heads that rotate. rope is given where it is spelled in a way of
-    its own. norm, attention, mlp, layer and decoder are fields of the specs of these names that differ from what is
-    usual: their defaults, scores over the root of head_dim, the eps that rms_norm_eps says (1e-6 if it is absent).
-    Attention of another kind is given whole, and the arguments that concern heads and positions mean nothing then.
+    many key as query heads, which null in the config means, too, width / heads, and whole heads that rotate. rope is
+    given where it is spelled in a way of its own. norm, attention, mlp, layer and decoder are fields of the specs of
+    these names that differ from what is usual: their defaults, scores over the root of head_dim, the eps that
+    rms_norm_eps says (1e-6 if it is absent). Attention of another kind is given whole, and the arguments that concern
+    heads and positions mean nothing then.
 
     Raises UnknownArchitecture, naming the key whose value is not understood.
     """
@@ -109,7 +110,9 @@ def _read_heads(
 ) -> tuple[int, int, int]:
     """Return the numbers of query and of key heads, and the size of a head; the latter two have these defaults."""
     num_heads = config.get_positive_int("num_attention_heads")
-    kv_heads = config.get_positive_int("num_key_value_heads", num_kv_heads or num_heads)
+    # to transformers null means as many as query heads; the family's number holds where the key is absent
+    default = num_heads if num_kv_heads is None or config.has("num_key_value_heads") else num_kv_heads
+    kv_heads = config.get_positive_int("num_key_value_heads", default)
     if num_heads % kv_heads:
         raise config.unsupported("num_key_value_heads", kv_heads, f"a divisor of num_attention_heads, {num_heads}")
     if not (head_dim or config.get("head_dim", None)) and width % num_heads:

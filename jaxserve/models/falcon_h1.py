@@ -23,6 +23,7 @@ def _read(config: ConfigReader) -> DecoderSpec:
         config.get(name, None)
     num_layers = config.get_positive_int("num_hidden_layers", maximum=MAX_LAYERS)
     config.require("layers_block_type", ["hybrid"] * num_layers, None)
+    config.require("attn_layer_indices", None)  # every layer has attention
     bias = config.get_bool("attention_bias", False)
     gate_multiplier, down_multiplier = _read_factors(config, "mlp_multipliers", 2)
     spec = read_decoder_spec(

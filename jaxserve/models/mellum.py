@@ -15,6 +15,9 @@ from jaxserve.models.moe_values import read_num_experts, read_sparse_types, with
 from jaxserve.models.rope_config import ThetaKey, read_typed_ropes
 from jaxserve.models.spec import DecoderSpec, MoESpec
 
+UNUSED = ("num_mtp_layers", "num_nextn_predict_layers", "mtp_layer_types", "mtp_mlp_layer_types")
+UNUSED += ("max_window_layers", "use_sliding_window")
+"""Keys of drafts, and keys of Qwen that published files have: here windows are those of layer_types alone."""
 THETAS = {
     "full_attention": ThetaKey("rope_theta", 500_000.0),
     "sliding_attention": ThetaKey("rope_local_base_freq", 10_000.0),
@@ -22,7 +25,7 @@ THETAS = {
 
 
 def _read(config: ConfigReader) -> DecoderSpec:
-    for name in ("num_mtp_layers", "num_nextn_predict_layers", "mtp_layer_types", "mtp_mlp_layer_types"):
+    for name in UNUSED:
         config.get(name, None)
     bias = config.get_bool("attention_bias", False)
     window = read_window(config) if config.has("sliding_window") else 1024

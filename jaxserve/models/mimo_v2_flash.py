@@ -57,10 +57,13 @@ def _read_windows(config: ConfigReader, num_layers: int) -> tuple[int | None, ..
     window = config.get_positive_int("sliding_window", 129)
     if config.get("sliding_window_size", None) is not None:
         window = config.get_positive_int("sliding_window_size") + 1
-    pattern = config.get("hybrid_layer_pattern", [int(at > 0 and (at + 1) % 6 > 0) for at in range(num_layers)])
-    if not isinstance(pattern, list):
+    pattern = config.get("hybrid_layer_pattern", None)
+    if not isinstance(pattern, list | None):
         raise config.unsupported("hybrid_layer_pattern", pattern, "1 for each layer with a window, and 0 for others")
-    types = ["sliding_attention" if each else "full_attention" for each in pattern]
+    marks = [int(at > 0 and (at + 1) % 6 > 0) for at in range(num_layers)] if pattern is None else pattern
+    types = ["sliding_attention" if mark else "full_attention" for mark in marks]
+    if pattern is not None and config.get("layer_types", types) != types:
+        raise config.unsupported("hybrid_layer_pattern", pattern, "the windows that layer_types says")
     return read_typed_windows(config, window, default_types=types)
 
 
@@ -77,7 +80,7 @@ def _check_windows(config: ConfigReader, spec: DecoderSpec) -> None:
     """Require of keys that published configs have for layers with windows what transformers takes for them."""
     attention = spec.layers[0].attention
     assert isinstance(attention, AttentionSpec)
-    kv_heads, heads = 2 * config.get_positive_int("num_key_value_heads", 4), attention.num_heads
+    heads, kv_heads = attention.num_heads, attention.num_kv_heads * (2 if attention.window is None else 1)
     if heads % kv_heads:
         raise config.unsupported("num_key_value_heads", kv_heads // 2, f"a divisor of half of the {heads} query heads")
     config.require("num_window_key_value_heads", kv_heads, None)
@@ -94,9 +97,11 @@ def _read_sparse(config: ConfigReader, num_layers: int) -> list[int]:
     """Return the layers that have experts, which published files mark by 1 in moe_layer_freq."""
     marks = config.get("moe_layer_freq", None)
     if isinstance(marks, list):
+        types = ["sparse" if mark else "dense" for mark in marks]
+        if config.get("mlp_layer_types", types) != types:
+            raise config.unsupported("moe_layer_freq", marks, "the layers with experts that mlp_layer_types says")
         config.replace("moe_layer_freq", None)
-        marked = ["sparse" if mark else "dense" for mark in marks]
-        config.replace("mlp_layer_types", config.get("mlp_layer_types", marked))
+        config.replace("mlp_layer_types", types)
     return read_sparse_types(config, num_layers, num_dense=1)
 
 

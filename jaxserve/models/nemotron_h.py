@@ -24,14 +24,29 @@ UNUSED = (
 )
 """Keys of initialisation, of training, of kernels, and of drafts. transformers takes time_step_min for a limit of the
 steps of prompts, and not of those of tokens; its authors' code has no such limit."""
+OTHER_NAMES = {
+    "mamba_n_groups": "n_groups",
+    "mamba_d_conv": "conv_kernel",
+    "mamba_expand": "expand",
+    "mamba_dt_min": "time_step_min",
+    "mamba_dt_max": "time_step_max",
+    "mamba_dt_limit": "time_step_limit",
+    "mamba_dt_init_floor": "time_step_floor",
+    "mamba_conv_bias": "use_conv_bias",
+    "mamba_chunk_size": "chunk_size",
+}
+"""Names of keys that transformers reads, too. A file that has a key under both names is refused."""
 
 
 def _read(config: ConfigReader) -> DecoderSpec:
+    config.rename(OTHER_NAMES)
     for name in UNUSED:
         config.get(name, None)
     config.require("residual_in_fp32", False, None)
     for name in ("attention_bias", "tie_word_embeddings"):
         config.require(name, False, None)  # transformers reads it nowhere
+    eps = config.get_positive_float("layer_norm_epsilon", 1e-5)
+    config.require("norm_eps", eps, None)  # published files say it again, and transformers does not read it
     pairs = _pair(config, _read_kinds(config))
     mlp = MLPSpec(
         hidden=config.get_positive_int("intermediate_size", 21504),
@@ -48,7 +63,7 @@ def _read(config: ConfigReader) -> DecoderSpec:
         head_dim=128,
         default_max_positions=4096,
         default_vocab_size=131_072,
-        norm={"kind": "rms_wide", "eps": config.get_positive_float("layer_norm_epsilon", 1e-5)},
+        norm={"kind": "rms_wide", "eps": eps},
         attention={"rope": None},
         mlp={"hidden": mlp.hidden, "activation": mlp.activation},
     )

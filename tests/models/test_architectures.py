@@ -13,6 +13,7 @@ from jaxserve.layers.rope import LinearScaling, Llama3Scaling, RopeSpec, YarnSca
 from jaxserve.models import registry
 from jaxserve.models.spec import AttentionSpec, DecoderSpec
 from tests.models.published import PUBLISHED
+from tests.models.published.other_keys import OTHER_KEYS
 from tests.models.tiny import tiny_config
 
 CLASSES = [LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config]
@@ -214,6 +215,46 @@ def test_kimi_k2_is_deepseek_v3_under_its_own_model_type():
     assert (spec.layers[0].attention.scale, spec.layers[1].mlp.router.num_groups) == (pytest.approx(0.1308608), 1)
 
 
+@pytest.mark.parametrize("name", OTHER_KEYS)
+def test_every_key_of_a_published_file_is_understood(name):
+    """With the keys that concern no size, which are left out of the table of published models."""
+    published, _ = PUBLISHED[name]
+    assert not published.keys() & OTHER_KEYS[name].keys()
+    assert read(published | OTHER_KEYS[name]) == read(published)
+
+
+def test_other_names_of_nemotron_h_mean_the_same():
+    config = tiny_config("nemotron_h")
+    names = {"n_groups": "mamba_n_groups", "conv_kernel": "mamba_d_conv", "time_step_min": "mamba_dt_min"}
+    renamed = {names.get(key, key): value for key, value in config.items()} | {
+        "mamba_conv_bias": False,
+        "mamba_dt_limit": [0.0, float("inf")],
+    }
+    assert read(renamed) == read(config | {"use_conv_bias": False})
+
+
+@pytest.mark.parametrize("name", ["falcon_h1", "nemotron_h", "phimoe", "mistral"])
+def test_null_key_heads_are_as_many_as_query_heads(name):
+    config = tiny_config(name)
+    spec = read(config | {"num_key_value_heads": None})
+    assert spec == read(config | {"num_key_value_heads": config["num_attention_heads"]})
+
+
+@pytest.mark.parametrize(
+    ("changes", "other_key"),
+    [
+        ({"hybrid_layer_pattern": [1, 0]}, "layer_types"),
+        ({"moe_layer_freq": [1, 1]}, "mlp_layer_types"),
+    ],
+)
+def test_marks_of_mimo_agree_with_the_types_of_layers(changes, other_key):
+    config = tiny_config("mimo_v2_flash")
+    assert read(config | {"hybrid_layer_pattern": [0, 1], "moe_layer_freq": [0, 1]}) == read(config)
+    (key,) = changes
+    with pytest.raises(UnknownArchitecture, match=f"'{key}'.*{other_key}"):
+        read(config | changes)
+
+
 @pytest.mark.parametrize("name", TINY)
 @pytest.mark.parametrize(
     ("key", "value"),
@@ -351,6 +392,9 @@ def test_a_value_that_cannot_be_is_refused_by_name(changes, message):
         ("falcon_h1", {"attention_bias": True}, "attention_in_multiplier"),
         ("falcon_h1", {"projectors_bias": True}, "projectors_bias"),
         ("nemotron_h", {"conv_kernel": 1}, "conv_kernel"),
+        ("nemotron_h", {"norm_eps": 1e-6}, "norm_eps"),
+        ("nemotron_h", {"mamba_n_groups": 4}, "mamba_n_groups"),
+        ("falcon_h1", {"attn_layer_indices": [0]}, "attn_layer_indices"),
     ],
 )
 def test_a_setting_that_a_family_does_not_have_is_refused(name, changes, key):

@@ -118,6 +118,18 @@ EXPERTS: dict[str, tuple[dict[str, Any], int]] = {
         moe_intermediate_size=896,
         num_experts=64,
         num_experts_per_tok=8,
+        rope_parameters={
+            "full_attention": {
+                "attention_factor": 1.2772588722239782,
+                "beta_fast": 32.0,
+                "beta_slow": 1.0,
+                "factor": 16.0,
+                "original_max_position_embeddings": 8192,
+                "rope_theta": 500_000.0,
+                "rope_type": "yarn",
+            },
+            "sliding_attention": {"rope_theta": 500_000.0, "rope_type": "default"},
+        },
         sliding_window=1024,
     ),
     "K-EXAONE-236B-A23B": make_config(
