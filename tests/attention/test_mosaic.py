@@ -149,7 +149,7 @@ def test_pages_of_8_bits_answer_over_what_they_hold(mosaic, monkeypatch, page_ty
     [
         (16, [128, 5, 3], 1, {"head_dim": 128}),
         (16, [128, 5, 3], 8, {"head_dim": 64}),
-        (128, [384, 60, 70], 1, {"head_dim": 64, "pages_dtype": jnp.int8}),
+        (128, [256, 60, 70], 1, {"head_dim": 64, "pages_dtype": jnp.int8}),
         (128, [384, 60, 70], 8, {"head_dim": 128, "pages_dtype": jnp.float8_e4m3fn}),
     ],
 )
