@@ -89,5 +89,6 @@ async def test_nothing_is_left_of_requests_but_what_is_kept_on_purpose(async_llm
     ):
         assert name in before, f"{name} is not within reach"
         assert before[name] == 0, name
+    before["CallerTurns._next"] = 2  # its two callers, each kept or forgotten by when the last request started
     await send_all(api, async_llm)
     assert until(lambda: not count_members(*roots) - before), count_members(*roots) - before
