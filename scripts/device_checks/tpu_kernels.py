@@ -99,6 +99,7 @@ def _compile(shape: Shape, backend: Any, device: Any, rows: int, tokens: int) ->
     from jax.sharding import SingleDeviceSharding
 
     from jaxserve.attention.inputs import AttentionInputs
+    from jaxserve.attention.mosaic.attend import make_params
 
     def describe(*sizes: int, dtype: Any = jnp.bfloat16) -> Any:
         return jax.ShapeDtypeStruct(sizes, dtype, sharding=SingleDeviceSharding(device))
@@ -124,7 +125,7 @@ def _compile(shape: Shape, backend: Any, device: Any, rows: int, tokens: int) ->
     analysis = compiled.memory_analysis()
     if analysis is None or analysis.alias_size_in_bytes < pool_bytes:
         raise RuntimeError(f"not all {pool_bytes} bytes of pages are updated in place: {analysis}")
-    params = backend.make_params(numbers[0], pages, inputs, scale=1.0) if backend.name == "mosaic" else None
+    params = make_params(backend.config, numbers[0], pages, inputs, scale=1.0) if backend.name == "mosaic" else None
     return params, {"compile_s": round(seconds, 1), "code_bytes": analysis.generated_code_size_in_bytes}
 
 

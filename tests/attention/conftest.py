@@ -6,8 +6,8 @@ module → what proves it:
     page_types → test_page_types.py: pages of other types, in all backends
     latent → test_latent.py: the same for latent vectors
     gpu → test_gpu.py
-    tpu → test_tpu.py
-    mosaic → test_mosaic.py: its kernels in JAX's TPU interpreter
+    tpu → test_tpu.py; test_tpu_interpreted.py: JAX's kernel in JAX's TPU interpreter
+    mosaic → test_mosaic.py, test_mosaic_latent.py: its kernels in JAX's TPU interpreter
 """
 
 import jax

@@ -7,11 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax._src.pallas.mosaic.interpret import interpret_pallas_call
-from jax.experimental.pallas import tpu as pltpu
 
 from jaxserve.attention import AttentionInputs, choose_backend
 from jaxserve.attention.mosaic import MosaicAttention, MosaicConfig
+from jaxserve.attention.mosaic.attend import make_params
 from jaxserve.attention.mosaic.decode import GRID_ROWS
 from jaxserve.attention.mosaic.pages import join_heads
 from jaxserve.attention.mosaic.vector_memory import BUFFER_BYTES, decode_bytes, prefill_bytes
@@ -20,9 +19,8 @@ from jaxserve.attention.page_types import quantize
 from jaxserve.errors import BadConfig
 from tests.attention import cases
 from tests.attention.cases import PAGE, Case, fill_with_nan
+from tests.attention.interpreter import STRICT, V5E, interpret
 
-V5E = jax.sharding.AbstractDevice(device_kind="TPU v5 lite", num_cores=1, platform="tpu")
-STRICT = pltpu.InterpretParams(detect_races=True, uninitialized_memory="nan", out_of_bounds_reads="raise")
 # Blocks of two pages of two heads of 128 in float32, and tiles of 16 queries: several of each in short rows.
 SMALL = MosaicConfig(
     decode_block_bytes=2 * 4 * PAGE * 512, prefill_block_bytes=4 * 4 * PAGE * 512, tile_rows=32, part_tokens=(32,)
@@ -57,20 +55,6 @@ def put(pages, key_TKH, value_TKH, slot_T):
     return dataclasses.replace(
         pages, number_PXZL=jnp.asarray(planes[0]), scale_PYZ=jnp.asarray(planes[1]) if len(planes) > 1 else None
     )
-
-
-def interpret(function):
-    """The function, as for a v5e and compiled in a hurry, with a check that nothing raced."""
-
-    def run(*arguments):
-        mesh = jax.sharding.AbstractMesh((1,), ("x",), abstract_device=V5E)
-        with jax.sharding.use_abstract_mesh(mesh):
-            out = jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})(*arguments)
-            jax.block_until_ready(out)
-        assert not interpret_pallas_call.races.races_found
-        return out
-
-    return run
 
 
 @pytest.fixture
@@ -234,10 +218,11 @@ def test_all_heads_fit_into_vector_memory(page_type, kv_heads, group, head_dim):
     page = backend.default_page_size(8, 4096, page_type)
     pages = jax.eval_shape(lambda: backend.make_pages(64, page, kv_heads, head_dim, page_type))
     query, chunk = shapes_of_a_prompt(kv_heads * group, head_dim)
-    params = backend.make_params(query, pages, chunk, scale=1.0, has_sinks=True)
+    params = make_params(backend.config, query, pages, chunk, scale=1.0, has_sinks=True)
     assert prefill_bytes(params, query.dtype, pages.planes, has_sinks=True) <= BUFFER_BYTES
     assert params.tile_queries * group >= 16
-    params = backend.make_params(query, pages, dataclasses.replace(chunk, max_queries_per_row=1), scale=1.0)
+    single = dataclasses.replace(chunk, max_queries_per_row=1)
+    params = make_params(backend.config, query, pages, single, scale=1.0)
     assert decode_bytes(params, query.dtype, pages.planes, GRID_ROWS) <= BUFFER_BYTES
     assert write_bytes(fit_turn(2048, pages.planes), pages.planes) <= BUFFER_BYTES
 
@@ -255,7 +240,7 @@ def shapes_of_a_prompt(heads, head_dim):
 def test_a_tile_of_queries_is_halved_where_many_heads_need_it(kv_heads, group, queries):
     pages = jax.eval_shape(lambda: MosaicAttention().make_pages(64, 32, kv_heads, 128, jnp.bfloat16))
     query, inputs = shapes_of_a_prompt(kv_heads * group, 128)
-    assert MosaicAttention().make_params(query, pages, inputs, scale=1.0).tile_queries == queries
+    assert make_params(MosaicConfig(), query, pages, inputs, scale=1.0).tile_queries == queries
 
 
 @pytest.mark.parametrize(("head_dim", "numbers"), [(64, 128), (40, 128), (80, 256), (128, 256), (192, 512)])

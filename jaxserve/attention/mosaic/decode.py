@@ -32,7 +32,7 @@ def decode(
     params: MosaicParams,
     interpret: Any,
 ) -> Array:
-    """Return the answers of one query a row, [B, K, G, L] in the query's type; rows without a query get zeros."""
+    """Return the answers of one query a row, [B, K, G, V] in the query's type; rows without a query get zeros."""
     num_rows, width = inputs.page_table_BW.shape
     length_B = jnp.asarray(inputs.length_B)
     low_B = jnp.zeros_like(length_B) if params.window is None else jnp.maximum(length_B - params.window, 0)
@@ -51,8 +51,8 @@ def decode(
     sinks = []
     if sinks_KG is not None:
         sinks.append(jnp.broadcast_to(jnp.pad(sinks_KG, ((0, 0), (0, missing)))[..., None], line))
-    rows_spec = pl.BlockSpec((per_turn, *tile), lambda turn, *_: (turn, 0, 0, 0))
-    out_BKML = pl.pallas_call(
+    answer = (*tile[:2], params.value_lanes)
+    out_BKMV = pl.pallas_call(
         functools.partial(
             _decode_kernel, num_planes=len(pages.planes), has_sinks=bool(sinks), width=width, params=params
         ),
@@ -60,14 +60,14 @@ def decode(
             num_scalar_prefetch=len(scalars),
             grid=(num_rows // per_turn,),
             in_specs=[
-                rows_spec,
+                pl.BlockSpec((per_turn, *tile), lambda turn, *_: (turn, 0, 0, 0)),
                 *[pl.BlockSpec(line, lambda turn, *_: (0, 0, 0))] * len(sinks),
                 *[pl.BlockSpec(memory_space=pl.ANY)] * len(pages.planes),
             ],
-            out_specs=rows_spec,
-            scratch_shapes=[*ring_shapes(pages.planes, params), *state_shapes(*tile)],
+            out_specs=pl.BlockSpec((per_turn, *answer), lambda turn, *_: (turn, 0, 0, 0)),
+            scratch_shapes=[*ring_shapes(pages.planes, params), *state_shapes(tile[0], tile[1], params.value_lanes)],
         ),
-        out_shape=jax.ShapeDtypeStruct(query_BKML.shape, query_BKML.dtype),
+        out_shape=jax.ShapeDtypeStruct((num_rows, *answer), query_BKML.dtype),
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("arbitrary",),
             disable_bounds_checks=True,
@@ -76,7 +76,7 @@ def decode(
         interpret=interpret,
         name="paged_decode",
     )(*scalars, query_BKML, *sinks, *pages.planes)
-    return out_BKML[:, :, : params.group]
+    return out_BKMV[:, :, : params.group]
 
 
 def _decode_kernel(*refs: Any, num_planes: int, has_sinks: bool, width: int, params: MosaicParams) -> None:

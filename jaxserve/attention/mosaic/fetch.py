@@ -54,7 +54,7 @@ class HeadBlock(NamedTuple):
     """The keys and values of one head in a block, and what they are multiplied by, if anything."""
 
     key_SL: Array
-    value_SL: Array
+    value_SV: Array
     key_scale_1S: Array | None
     value_scale_1S: Array | None
 
@@ -143,10 +143,10 @@ class Ring:
             return jnp.concatenate(lines, axis=1) if len(lines) > 1 else lines[0]
 
         key_SL = load(head)
-        value_SL = key_SL if params.is_paired else load(head + params.kv_heads)
+        value_SV = key_SL[:, : params.value_lanes] if params.is_paired else load(head + params.kv_heads)
         if len(self.blocks) == 1:
-            return HeadBlock(key_SL, value_SL, None, None)
-        return HeadBlock(key_SL, value_SL, load_scales(head), load_scales(head + params.kv_heads))
+            return HeadBlock(key_SL, value_SV, None, None)
+        return HeadBlock(key_SL, value_SV, load_scales(head), load_scales(head + params.kv_heads))
 
     def clear_behind(self, slot: Array, page: Array, num_pages: Array, length: Array) -> None:
         """Put zeros in place of the values behind a row's last token, in a block of its pages from `page` on.

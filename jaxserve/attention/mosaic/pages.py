@@ -1,5 +1,6 @@
 """Pages on a TPU as our own kernels read them, and what one call of attention fixes before it runs."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,11 +9,14 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxserve.attention.page_types import has_scales
+from jaxserve.errors import BadConfig
 
 LANES = 128
 SUBLANES = 8  # rows of a tile of 32-bit numbers
 LOG2_E = 1.4426950408889634
 UNROLLED_HEADS = 2  # of one turn of prefill: the products of one overlap with the softmax of the other
+MIN_PAGE_SIZE = 32  # by default
+MAX_PAGE_BYTES = 4 * 2**20  # a write holds up to eight
 MASKED_SCORE = -1e30  # finite: a block that a query does not see is forgotten at the first one that it sees
 
 
@@ -31,12 +35,14 @@ class MosaicPages:
     scale_PYZ     float32, Y = 2K, those of keys, then of values, for numbers of 8 bits; see page_types.py
     kv_heads      Static, K.
     number_type   Static, the type of the numbers.
+    latent_dim    Static; of latent vectors, for which K = X = 1: so many first numbers of a key are its value.
     """
 
     number_PXZL: Array
     scale_PYZ: Array | None
     kv_heads: int = field(metadata={"static": True})
     number_type: Any = field(metadata={"static": True})
+    latent_dim: int | None = field(default=None, metadata={"static": True})
 
     @property
     def planes(self) -> tuple[Array, ...]:
@@ -45,8 +51,13 @@ class MosaicPages:
 
     @property
     def is_paired(self) -> bool:
-        """Whether a key and its value share their lanes."""
+        """Whether a value lies in the lanes of its key."""
         return self.number_PXZL.shape[1] == self.kv_heads
+
+    @property
+    def value_lanes(self) -> int:
+        """Lanes that values are multiplied in: all, or of latent vectors the first."""
+        return self.number_PXZL.shape[3] if self.latent_dim is None else -(-self.latent_dim // LANES) * LANES
 
     @property
     def page_size(self) -> int:
@@ -87,12 +98,41 @@ def min_page_size(dtype: Any) -> int:
     return LANES if has_scales(dtype) else tile_rows(dtype)
 
 
+def check_pages(pages: MosaicPages) -> MosaicPages:
+    """Return the pages. Raises BadConfig if they are no whole tiles, or larger than vector memory takes, or float16."""
+    dtype, page_size = pages.number_type, pages.page_size
+    if dtype == jnp.float16:
+        raise BadConfig("attention_backend 'mosaic' does not store keys as float16; try --kv-cache-dtype bfloat16.")
+    least = min_page_size(dtype)
+    if page_size < least or page_size & (page_size - 1):
+        raise BadConfig(
+            f"attention_backend 'mosaic' needs pages of a power of two of tokens, {least} or more in {dtype}, and"
+            f" not {page_size}; try --block-size {max(least, MIN_PAGE_SIZE)}."
+        )
+    page_bytes = sum(array_bytes(plane.shape[1:], plane.dtype) for plane in pages.planes)
+    if page_bytes > MAX_PAGE_BYTES:
+        raise BadConfig(
+            f"attention_backend 'mosaic': a page of {page_size} tokens of {pages.kv_heads} key heads takes"
+            f" {page_bytes / 2**20:.1f} MiB, and {MAX_PAGE_BYTES // 2**20} MiB are the most; try a smaller"
+            " --block-size."
+        )
+    return pages
+
+
+def array_bytes(shape: tuple[int, ...], dtype: Any) -> int:
+    """Return the bytes of an array in vector memory, where it is whole tiles."""
+    *outer, rows, lanes = shape
+    least = tile_rows(dtype)
+    return math.prod(outer) * -(-rows // least) * least * -(-lanes // LANES) * LANES * jnp.dtype(dtype).itemsize
+
+
 @dataclass(frozen=True)
 class MosaicConfig:
     """Sizes of the kernels, which change their speed, and their rounding.
 
     decode_block_bytes,    the most keys and values of one turn. Those of prefill are large, because a turn has a cost
     prefill_block_bytes    of its own for every query; those of decode small, because the first is waited for
+    block_tokens           the most tokens of one turn
     num_buffers            blocks in vector memory: one is computed with, the others are on their way
     tile_rows              rows of a tile of queries: queries times the heads that share a key head
     part_tokens            lengths of the pieces of a block that a tile of queries sees in part, besides the whole block
@@ -100,6 +140,7 @@ class MosaicConfig:
 
     decode_block_bytes: int = 2**20
     prefill_block_bytes: int = 2**21
+    block_tokens: int = 512
     num_buffers: int = 2
     tile_rows: int = 512
     part_tokens: tuple[int, ...] = (128, 256, 384)
@@ -111,6 +152,8 @@ class MosaicParams:
 
     group         query heads of a key head
     lanes         L of the pages
+    value_lanes   those of them in which values are multiplied
+    is_paired     a value lies in the lanes of its key
     block_pages   pages of one turn of the loop
     tile_queries  queries of one tile
     scale         of the scores: with it they are in units of log 2, or, where there is a soft cap, of the cap
@@ -120,6 +163,7 @@ class MosaicParams:
     group: int
     page_size: int
     lanes: int
+    value_lanes: int
     is_paired: bool
     block_pages: int
     num_buffers: int

@@ -30,19 +30,19 @@ def prefill(
     params: MosaicParams,
     interpret: Any,
 ) -> Array:
-    """Return the answers of all queries, [T, K, G, L] in their type; padding gets zeros."""
+    """Return the answers of all queries, [T, K, G, V] in their type; padding gets zeros."""
     num_tokens, kv_heads, group, lanes = query_TKGL.shape
     queries = params.tile_queries
     tiles = inputs.tile_queries(queries)
     num_tiles, index_T = len(tiles.row_X), jnp.arange(num_tokens)
     token_XQ = jnp.minimum(tiles.start_X[:, None] + jnp.arange(queries), num_tokens - 1)
     query_XKML = query_TKGL[token_XQ].swapaxes(1, 2).reshape(num_tiles, kv_heads, queries * group, lanes)
-    out_XKML = _call(query_XKML, pages, inputs, tiles, sinks_KG, params=params, interpret=interpret)
-    out_XKQGL = out_XKML.reshape(num_tiles, kv_heads, queries, group, lanes)
+    out_XKMV = _call(query_XKML, pages, inputs, tiles, sinks_KG, params=params, interpret=interpret)
+    out_XKQGV = out_XKMV.reshape(num_tiles, kv_heads, queries, group, params.value_lanes)
     is_begun_TX = (index_T[:, None] >= tiles.start_X) & (jnp.arange(num_tiles) < tiles.num_real_tiles)
     tile_T = jnp.maximum(is_begun_TX.sum(1) - 1, 0)
-    out_TKGL = out_XKQGL[tile_T, :, jnp.clip(index_T - tiles.start_X[tile_T], 0, queries - 1)]
-    return jnp.where(inputs.is_real_T[:, None, None, None], out_TKGL, 0)
+    out_TKGV = out_XKQGV[tile_T, :, jnp.clip(index_T - tiles.start_X[tile_T], 0, queries - 1)]
+    return jnp.where(inputs.is_real_T[:, None, None, None], out_TKGV, 0)
 
 
 def _call(
@@ -74,7 +74,7 @@ def _call(
     sinks = []
     if sinks_KG is not None:
         sinks.append(jnp.broadcast_to(jnp.tile(sinks_KG, (1, params.tile_queries))[..., None], line))
-    tile_spec = pl.BlockSpec((1, *tile), lambda tile, *_: (tile, 0, 0, 0))
+    answer = (*tile[:2], params.value_lanes)
     return pl.pallas_call(
         functools.partial(
             _prefill_kernel, num_planes=len(pages.planes), has_sinks=bool(sinks), width=width, params=params
@@ -83,14 +83,14 @@ def _call(
             num_scalar_prefetch=len(scalars),
             grid=(num_tiles,),
             in_specs=[
-                tile_spec,
+                pl.BlockSpec((1, *tile), lambda tile, *_: (tile, 0, 0, 0)),
                 *[pl.BlockSpec(line, lambda tile, *_: (0, 0, 0))] * len(sinks),
                 *[pl.BlockSpec(memory_space=pl.ANY)] * len(pages.planes),
             ],
-            out_specs=tile_spec,
-            scratch_shapes=[*ring_shapes(pages.planes, params), *state_shapes(*tile)],
+            out_specs=pl.BlockSpec((1, *answer), lambda tile, *_: (tile, 0, 0, 0)),
+            scratch_shapes=[*ring_shapes(pages.planes, params), *state_shapes(tile[0], tile[1], params.value_lanes)],
         ),
-        out_shape=jax.ShapeDtypeStruct(query_XKML.shape, query_XKML.dtype),
+        out_shape=jax.ShapeDtypeStruct((num_tiles, *answer), query_XKML.dtype),
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("arbitrary",), disable_bounds_checks=True, vmem_limit_bytes=VECTOR_BYTES
         ),

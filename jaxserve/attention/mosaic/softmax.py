@@ -16,9 +16,9 @@ OVER_LAST = (((1,), (1,)), ((), ()))  # q . k
 OVER_FIRST = (((1,), (0,)), ((), ()))  # weight . v
 
 
-def state_shapes(kv_heads: int, queries: int, lanes: int) -> tuple[Any, ...]:
+def state_shapes(kv_heads: int, queries: int, value_lanes: int) -> tuple[Any, ...]:
     """Return what the running softmax needs of vector memory."""
-    return tuple(pltpu.VMEM((kv_heads, queries, size), jnp.float32) for size in (LANES, LANES, lanes))
+    return tuple(pltpu.VMEM((kv_heads, queries, size), jnp.float32) for size in (LANES, LANES, value_lanes))
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class Softmax:
 
     max_KML   in units of log 2, the same number in all lanes
     sum_KML   lane by lane: the sum over the lanes is the sum of the weights
-    acc_KML   the sum of the weighted values, as wide as pages are
+    acc_KMV   the sum of the weighted values, V = value_lanes
     """
 
     max_KML: Any
     sum_KML: Any
-    acc_KML: Any
+    acc_KMV: Any
 
     def begin(self, head: Array | int, sinks_ref: Any) -> None:
         """Forget all keys of a head; sinks_ref, float32 [K, M, LANES] in units of log 2, has weight before any."""
@@ -40,14 +40,14 @@ class Softmax:
         has_sinks = sinks_ref is not None
         self.max_KML[head] = sinks_ref[head] if has_sinks else jnp.full(line, MASKED_SCORE, jnp.float32)
         self.sum_KML[head] = (lane_ML == 0).astype(jnp.float32) if has_sinks else jnp.zeros(line, jnp.float32)
-        self.acc_KML[head] = jnp.zeros(self.acc_KML.shape[1:], jnp.float32)
+        self.acc_KMV[head] = jnp.zeros(self.acc_KMV.shape[1:], jnp.float32)
 
     def finish(self, head: Array | int, sinks_ref: Any) -> Array:
-        """Return the answers of one head, float32 [M, L], zeros for queries that saw nothing, and begin anew."""
+        """Return the answers of one head, float32 [M, V], zeros for queries that saw nothing, and begin anew."""
         total_M1 = jnp.sum(self.sum_KML[head], axis=1, keepdims=True)
-        answer_ML = self.acc_KML[head] / jnp.where(total_M1 == 0, 1.0, total_M1)
+        answer_MV = self.acc_KMV[head] / jnp.where(total_M1 == 0, 1.0, total_M1)
         self.begin(head, sinks_ref)
-        return answer_ML
+        return answer_MV
 
 
 def add_head(
@@ -80,11 +80,11 @@ def add_head(
     state.sum_KML[head] = state.sum_KML[head] * rescale_ML + _sum_tiles(weight_MS)
     if block.value_scale_1S is not None:
         weight_MS *= block.value_scale_1S
-    weight_MS, value_SL = weight_MS.astype(block.value_SL.dtype), block.value_SL
-    add_ML = jax.lax.dot_general(
-        weight_MS, value_SL, OVER_FIRST, precision=precision, preferred_element_type=jnp.float32
+    weight_MS = weight_MS.astype(block.value_SV.dtype)
+    add_MV = jax.lax.dot_general(
+        weight_MS, block.value_SV, OVER_FIRST, precision=precision, preferred_element_type=jnp.float32
     )
-    state.acc_KML[head] = state.acc_KML[head] * _over_lanes(rescale_ML, add_ML.shape[1]) + add_ML
+    state.acc_KMV[head] = state.acc_KMV[head] * _over_lanes(rescale_ML, add_MV.shape[1]) + add_MV
     state.max_KML[head] = new_max_ML
 
 

@@ -11,21 +11,13 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from jaxserve.attention.mosaic.pages import LANES, SUBLANES, UNROLLED_HEADS, MosaicParams, tile_rows
+from jaxserve.attention.mosaic.pages import LANES, SUBLANES, UNROLLED_HEADS, MosaicParams, array_bytes
 
 USUAL_BYTES = 16 * 2**20
 VECTOR_BYTES = 64 * 2**20  # what a kernel may ask for
 BUFFER_BYTES = VECTOR_BYTES * 3 // 4  # its buffers; the compiler needs some of the rest
-MAX_PAGE_BYTES = 4 * 2**20  # a write holds up to eight
 MAX_SCORE_BYTES = 24 * 2**20
 SCORE_BYTES = 12  # of a query and a key: the score, the weight, and both in other types
-
-
-def array_bytes(shape: tuple[int, ...], dtype: Any) -> int:
-    """Return the bytes of an array in vector memory, where it is whole tiles."""
-    *outer, rows, lanes = shape
-    least = tile_rows(dtype)
-    return math.prod(outer) * -(-rows // least) * least * -(-lanes // LANES) * LANES * jnp.dtype(dtype).itemsize
 
 
 def usual_or_more(num_bytes: int) -> int | None:
@@ -58,8 +50,9 @@ def fit_prefill(params: MosaicParams, query_type: Any, planes: tuple[Array, ...]
 def _tile_bytes(params: MosaicParams, tile: tuple[int, int], query_type: Any, turn_tiles: int, has_sinks: bool) -> int:
     """Queries and answers, and sinks, twice: one is moved while the other is computed with; and the softmax."""
     line_bytes = array_bytes((*tile, LANES), jnp.float32)
-    moved = 2 * turn_tiles * array_bytes((*tile, params.lanes), query_type) + line_bytes * has_sinks
-    return 2 * moved + 2 * line_bytes + array_bytes((*tile, params.lanes), jnp.float32)
+    sizes = ((*tile, params.lanes), (*tile, params.value_lanes))
+    moved = turn_tiles * sum(array_bytes(each, query_type) for each in sizes) + line_bytes * has_sinks
+    return 2 * moved + 2 * line_bytes + array_bytes(sizes[1], jnp.float32)
 
 
 def _ring_bytes(params: MosaicParams, planes: tuple[Array, ...]) -> int:

@@ -17,8 +17,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from jaxserve.attention.mosaic.fetch import widen
-from jaxserve.attention.mosaic.pages import LANES, MosaicPages, tile_rows
-from jaxserve.attention.mosaic.vector_memory import BUFFER_BYTES, array_bytes, usual_or_more
+from jaxserve.attention.mosaic.pages import LANES, MosaicPages, array_bytes, tile_rows
+from jaxserve.attention.mosaic.vector_memory import BUFFER_BYTES, usual_or_more
 
 TURN_TOKENS = 128  # tokens of one turn of the grid, or fewer of many heads
 NUM_TILES = 8  # runs in vector memory
