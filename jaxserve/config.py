@@ -131,16 +131,15 @@ class EngineConfig:
     )
     block_size: int | None = option(
         None,
-        "A page of the key-value cache holds this many tokens, a power of two (default: 16; on a TPU at least 32: as"
-        " many as it takes for the page tables of all sequences to fit, and up to 256, or a prompt chunk, for a page to"
-        " have 64 KiB in each layer, on v5e 32 KiB).",
+        "A page of the key-value cache holds this many tokens, a power of two (default: 16; on a TPU at least 32, or"
+        " 128 of 8 bits: as many as it takes for the page tables of all sequences to fit, and up to 256, or a prompt"
+        " chunk, for a page to have 64 KiB in each layer, on v5e 32 KiB).",
     )
     kv_cache_dtype: KVCacheDtype = option(
         "auto",
         "Keys and values are stored as numbers of this type; auto is the type of the activations, fp8 is fp8_e4m3. int8"
-        " and fp8 take half the memory of bfloat16, and a scale for each token and head (a TPU has fp8 without scales,"
-        " and no int8); answers change a little. States of recurrent layers keep their type, and latent vectors"
-        " (DeepSeek) cannot have 8 bits.",
+        " and fp8 take half the memory of bfloat16, and a scale for each token and head; answers change a little."
+        " States of recurrent layers keep their type, and latent vectors (DeepSeek) cannot have 8 bits.",
     )
     gpu_memory_utilization: float = option(
         0.92, "Weights, pages and temporary arrays may use this share of the device memory, above 0 and at most 1."
@@ -173,7 +172,10 @@ class EngineConfig:
     )
     max_lora_rank: int = option(16, "The rank of an adapter is at most this.")
     attention_backend: str = option(
-        "auto", f"Attention is computed by this backend: {', '.join(ATTENTION_BACKENDS)}.", group="computing"
+        "auto",
+        f"Attention is computed by this backend: {', '.join(ATTENTION_BACKENDS)}. On a TPU auto is mosaic, kernels of"
+        " ours, or tpu, which is JAX's own, for pages that they do not hold.",
+        group="computing",
     )
     seed: int | None = option(
         None,

@@ -120,16 +120,33 @@ BACKENDS: dict[str, type[AttentionBackend]] = {
 }
 
 
-def choose_backend(name: str, platform: str, dtype: Any = "float32", device_kind: str = "") -> AttentionBackend:
-    """Return the backend called `name`, or under "auto" the best one for a JAX platform and dtype.
+def list_backends(name: str, platform: str, dtype: Any = "float32", device_kind: str = "") -> list[AttentionBackend]:
+    """Return the backend called `name`, or under "auto" those for a JAX platform and dtype, the best one first.
+
+    The later ones hold pages that the first does not.
 
     device_kind   What JAX calls the devices, "NVIDIA H200" for example: the kernels of some have sizes of their own.
 
     Raises BadConfig if no backend has this name or if it does not run on the platform.
     """
-    if name == "auto":
-        native = platform == "cpu" and jnp.dtype(dtype) == jnp.float32 and library.is_usable()
-        name = "native" if native else platform if platform in ("cpu", "gpu", "tpu") else "reference"
+    names = _auto_names(platform, dtype) if name == "auto" else (name,)
+    return [_make_backend(each, platform, device_kind) for each in names]
+
+
+def choose_backend(name: str, platform: str, dtype: Any = "float32", device_kind: str = "") -> AttentionBackend:
+    """Return the first backend of `list_backends`."""
+    return list_backends(name, platform, dtype, device_kind)[0]
+
+
+def _auto_names(platform: str, dtype: Any) -> tuple[str, ...]:
+    if platform == "cpu" and jnp.dtype(dtype) == jnp.float32 and library.is_usable():
+        return ("native",)
+    if platform == "tpu":
+        return "mosaic", "tpu"
+    return (platform,) if platform in ("cpu", "gpu") else ("reference",)
+
+
+def _make_backend(name: str, platform: str, device_kind: str) -> AttentionBackend:
     if name not in BACKENDS:
         raise BadConfig(f"attention_backend {name!r} is unknown; known: auto, {', '.join(BACKENDS)}.")
     if name in ("mosaic", "tpu") and platform != "tpu":
@@ -139,4 +156,12 @@ def choose_backend(name: str, platform: str, dtype: Any = "float32", device_kind
     return BACKENDS[name]()
 
 
-__all__ = ["BACKENDS", "AttentionBackend", "AttentionInputs", "LatentBackend", "LayerPages", "choose_backend"]
+__all__ = [
+    "BACKENDS",
+    "AttentionBackend",
+    "AttentionInputs",
+    "LatentBackend",
+    "LayerPages",
+    "choose_backend",
+    "list_backends",
+]

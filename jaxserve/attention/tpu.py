@@ -1,11 +1,11 @@
 """Attention for TPUs: JAX's own ragged paged attention kernel behind our signature. Unmeasured: no TPU was at hand.
 
+It is what "auto" takes for pages that our own kernels (mosaic/) do not hold, and what these are compared with.
+
 The kernel, jax.experimental.pallas.ops.tpu.ragged_paged_attention (the same in jax 0.10.2 and 0.12), takes one flat
-batch of queries and pages in which keys and values alternate head by head. It lowers for TPU; JAX's TPU interpreter
-runs it only if reads of reshaped and bit-cast references and masked stores are added to it, so our side is held to the
-contract of the backends through the plain function with the same arguments that JAX brings along. (With those
-additions it holds the contract: freed pages, races and unwritten memory included.) Its limits, and what becomes of
-them:
+batch of queries and pages in which keys and values alternate head by head. It lowers for TPU. JAX's TPU interpreter
+runs it if reads of reshaped and bit-cast references and masked stores are added to it: so it is held to the contract of
+the backends, freed pages, races and unwritten memory included. Its limits, and what becomes of them:
 
 head sizes      lanes come by 128: a smaller head is stored and multiplied with zeros behind it, so 64 costs
                 the memory of 128

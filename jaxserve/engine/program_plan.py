@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import psutil
 
-from jaxserve.attention import AttentionBackend, choose_backend
+from jaxserve.attention import AttentionBackend, list_backends
 from jaxserve.attention.page_types import choose_page_type
 from jaxserve.cache.groups import CacheGroup, make_groups, num_pages_for
 from jaxserve.cache.pages import CacheTypes, bytes_per_page, make_pages, max_pages
@@ -140,6 +140,28 @@ def resolve_page_size(
     return replace(config, block_size=choose_page_size(defaults, least, bytes_per_token, most))
 
 
+def choose_attention(
+    config: EngineConfig, model: OpenedModel, groups: Sequence[CacheGroup]
+) -> tuple[AttentionBackend, EngineConfig]:
+    """Return the attention backend, under "auto" the best one that holds such pages, and the configuration with the
+    tokens of a page.
+
+    Raises BadConfig if there is none, with the reason of the best one.
+    """
+    placement = model.placement
+    refusals: list[BadConfig] = []
+    for backend in list_backends(config.attention_backend, placement.platform, model.dtype, placement.device_kind):
+        try:
+            resolved = resolve_page_size(config, model, backend, groups)
+            for group in groups:
+                bytes_per_page(backend, group, page_size=resolved.page_size, types=_cache_types(config, model))
+        except BadConfig as refusal:
+            refusals.append(refusal)
+        else:
+            return backend, resolved
+    raise refusals[0]
+
+
 def _find_defaults(model: OpenedModel) -> DeviceDefaults:
     return find_defaults(model.placement.platform, model.placement.device_kind)
 
@@ -254,10 +276,8 @@ def plan_engine(config: EngineConfig, model: OpenedModel, files: ProgramFiles | 
     Raises BadConfig if a setting does not fit the model or the device, OutOfMemory if the device is too small.
     """
     config = replace(config, quantization=model.weight_form.quantization)
-    kind = model.placement.devices[0].device_kind
-    backend = choose_backend(config.attention_backend, model.placement.platform, model.dtype, kind)
     groups = make_groups(local_caches(model.architecture.cache(model.spec), model.placement.size))
-    config = resolve_page_size(config, model, backend, groups)
+    backend, config = choose_attention(config, model, groups)
     plan = plan_programs(config, model, backend, groups)
     if not needs_scratch(config, model.placement):
         return plan

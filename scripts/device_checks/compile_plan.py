@@ -10,13 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxserve.attention import choose_backend
 from jaxserve.cache.groups import make_groups
 from jaxserve.cache.sizing import CacheSize
 from jaxserve.config import EngineConfig
 from jaxserve.engine.opened_model import OpenedModel
 from jaxserve.engine.program_memory import abstract_state
-from jaxserve.engine.program_plan import plan_programs, resolve_page_size
+from jaxserve.engine.program_plan import choose_attention, plan_programs
 from jaxserve.engine.program_table import CopyPages, Forward, ProgramKey, ProgramTable, PromptLogprobs, Sample
 from jaxserve.engine.weight_form import WeightForm, choose_requested
 from jaxserve.models.partition import check_partition, local_caches, place_params
@@ -87,11 +86,11 @@ def plan_described(target: Target, model: OpenedModel, settings: dict[str, Any],
     Raises StartupError if an engine with these settings would not start.
     """
     placement = model.placement
-    backend = choose_backend(target.backend, placement.platform, model.dtype, placement.device_kind)
-    config = EngineConfig(model=str(model.path), **settings)
+    attention = "cpu" if target.backend == "cpu" else "auto"  # not the C kernels, which need a compiler here
+    config = EngineConfig(model=str(model.path), attention_backend=attention, **settings)
     groups = make_groups(local_caches(model.architecture.cache(model.spec), placement.size))
     config = replace(config, quantization=model.weight_form.quantization)
-    config = resolve_page_size(config, model, backend, groups)
+    backend, config = choose_attention(config, model, groups)
     plan = plan_programs(config, model, backend, groups, scratch_bytes)
     table = plan.table
     weights = tuple(table.model.weights.pack_shapes(model.shapes))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jaxserve.attention import AttentionInputs, choose_backend
+from jaxserve.attention import AttentionInputs, choose_backend, list_backends
 from jaxserve.errors import BadConfig
 from jaxserve.native import library
 from tests.attention import cases
@@ -139,6 +139,8 @@ def test_auto_chooses_by_platform_and_a_strange_name_is_refused():
     assert choose_backend("auto", "cpu").name == ("native" if library.find_compiler() else "cpu")
     assert choose_backend("auto", "cpu", "bfloat16").name == "cpu"
     assert choose_backend("auto", "gpu").name == "gpu"
+    assert choose_backend("auto", "tpu").name == "mosaic"
+    assert [backend.name for backend in list_backends("auto", "tpu")] == ["mosaic", "tpu"]
     assert choose_backend("auto", "rocket").name == "reference"
     with pytest.raises(BadConfig, match=r"flash9.*reference"):
         choose_backend("flash9", "cpu")

@@ -12,8 +12,7 @@ from jaxserve.attention import AttentionInputs, choose_backend, tpu
 from jaxserve.attention.tpu import TpuAttention
 from jaxserve.errors import BadConfig
 from tests.attention.cases import Case
-
-V5E = jax.sharding.AbstractDevice(device_kind="TPU v5 lite", num_cores=1, platform="tpu")
+from tests.attention.interpreter import V5E
 
 
 @pytest.mark.parametrize(
@@ -183,8 +182,8 @@ def test_key_heads_lie_in_as_few_parts_as_the_kernel_allows(kv_heads, head_dim, 
     assert [part.shape[2] // 2 for part in pages.parts_PZXH] == parts
 
 
-def test_auto_takes_it_on_a_tpu_and_nowhere_else():
-    assert choose_backend("auto", "tpu").name == "tpu"
+def test_it_is_for_tpus():
+    assert choose_backend("tpu", "tpu").name == "tpu"
     with pytest.raises(BadConfig, match="needs a TPU, and this is a cpu"):
         choose_backend("tpu", "cpu")
 

@@ -12,7 +12,8 @@ from jaxserve.cache.groups import make_groups
 from jaxserve.cache.layer_cache import PagedKeysValues
 from jaxserve.config import EngineConfig
 from jaxserve.engine.device_defaults import DEFAULTS, MAX_PAGE_SIZE, choose_page_size, find_defaults
-from jaxserve.engine.program_plan import resolve_page_size
+from jaxserve.engine.program_plan import choose_attention, resolve_page_size
+from jaxserve.errors import BadConfig
 
 
 @pytest.mark.parametrize(
@@ -53,18 +54,40 @@ def test_no_page_is_larger_than_a_prompt_chunk_unless_attention_needs_it(chunk, 
     assert choose_page_size(find_defaults("tpu", "TPU v6 lite"), 32, 1024, chunk) == size
 
 
+V6E: Any = SimpleNamespace(
+    spec=SimpleNamespace(max_position_embeddings=8192),
+    placement=SimpleNamespace(platform="tpu", device_kind="TPU v6 lite"),
+    dtype=jnp.dtype("bfloat16"),
+)
+GROUPS = make_groups([PagedKeysValues(num_kv_heads=2, head_dim=128)])
+
+
 def test_a_step_of_few_tokens_has_a_page_on_a_tpu():
-    model: Any = SimpleNamespace(
-        spec=SimpleNamespace(max_position_embeddings=8192),
-        placement=SimpleNamespace(platform="tpu", device_kind="TPU v6 lite"),
-        dtype=jnp.dtype("bfloat16"),
-    )
-    groups = make_groups([PagedKeysValues(num_kv_heads=2, head_dim=128)])
     sizes = []
     for num_tokens in (None, 64, 32):
         config = EngineConfig(max_num_batched_tokens=num_tokens, max_num_seqs=8)
-        sizes.append(resolve_page_size(config, model, TpuAttention(), groups).block_size)
+        sizes.append(resolve_page_size(config, V6E, TpuAttention(), GROUPS).block_size)
     assert sizes == [64, 64, 32]
+
+
+@pytest.mark.parametrize(
+    ("settings", "backend", "page_size"),
+    [
+        ({}, "mosaic", 64),
+        ({"kv_cache_dtype": "int8"}, "mosaic", 128),
+        ({"block_size": 8}, "tpu", 8),
+        ({"kv_cache_dtype": "fp8", "block_size": 32}, "tpu", 32),
+        ({"attention_backend": "tpu"}, "tpu", 64),
+    ],
+)
+def test_auto_takes_our_kernels_on_a_tpu_and_jaxs_for_pages_that_ours_do_not_hold(settings, backend, page_size):
+    chosen, config = choose_attention(EngineConfig(**settings), V6E, GROUPS)
+    assert (chosen.name, config.page_size) == (backend, page_size)
+
+
+def test_pages_that_no_backend_holds_are_refused_for_the_reason_of_the_best_one():
+    with pytest.raises(BadConfig, match=r"'mosaic' needs pages .* 128 or more in int8, and not 32"):
+        choose_attention(EngineConfig(kv_cache_dtype="int8", block_size=32), V6E, GROUPS)
 
 
 def test_the_help_of_the_settings_has_the_sizes_of_all_devices():
