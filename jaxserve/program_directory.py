@@ -17,6 +17,7 @@ from jaxserve.engine.program_build import CACHE_FIELDS, build_all, describe_sett
 from jaxserve.engine.program_environment import describe_environment
 from jaxserve.engine.program_files import CacheFiles
 from jaxserve.engine.program_plan import plan_engine
+from jaxserve.engine.weight_form import check_products
 from jaxserve.errors import BadConfig
 from jaxserve.new_directory import check_destination, make_directory
 from jaxserve.parallel.placement import Placement, choose_placements
@@ -76,6 +77,7 @@ def build_programs(
     _check_fields(config)
     path = Path(destination).expanduser()
     machine = find_target(target)
+    check_products(config.quantization, machine.platform)
     check_destination(path)
     with make_directory(path) as directory, _without_jax_cache():
         directory.chmod(DIRECTORY_MODE)

@@ -1,12 +1,12 @@
 # Sourced by scripts/test: makes the virtual environments in which programs are compiled for accelerators.
 #
 #   prepare_compiler tpu     .venv-tpu, with libtpu: 213 MB to download, 0.7 GB on the disk
-#   prepare_compiler cuda    .venv-cuda, with JAX's CUDA plugin, ptxas and libNVVM: 254 MB to download, 0.7 GB on the disk
+#   prepare_compiler cuda    .venv-cuda, with JAX's CUDA plugin, ptxas, libNVVM and nvdisasm: 256 MB to download, 0.7 GB on the disk
 #
 # Two, because the compilers do not share a process. Each holds nothing but its compiler and sees what is in .venv,
 # which must be there: of the versions of JAX and its plugins no two can differ. A compiler is installed once; a stamp
 # says for which JAX, and which packages. ptxas and libNVVM are those of device_checks/compiled.json: sizes are compared
-# only with those of the same compiler, and a new release must not end that unseen.
+# only with those of the same compiler, and a new release must not end that unseen. nvdisasm only reads what they write.
 # Returns 1, and says why, where there is no room or where the compilers do not run; fails where pip does.
 
 COMPILER_GB=3 # of free space that the installation of one needs at most: what is downloaded and what is unpacked
@@ -54,6 +54,6 @@ else:
     with open(sys.argv[2]) as file:
         recorded = json.load(file)["versions"]["gpu"]
     nvidia = [f"{name}=={recorded[name]}" for name in ("nvidia-cuda-nvcc", "nvidia-nvvm")]
-    print(f"jax-cuda13-plugin=={jaxlib} jax-cuda13-pjrt=={jaxlib}", *nvidia)
+    print(f"jax-cuda13-plugin=={jaxlib} jax-cuda13-pjrt=={jaxlib}", *nvidia, "nvidia-cuda-nvdisasm")
 PYTHON
 }

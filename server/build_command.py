@@ -23,8 +23,8 @@ DESCRIPTION = (
     " the same kind of device. For cpu that is this kind of processor, with the same features."
 )
 TARGETS_HELP = (
-    "the machine: cpu (this one), v5e-1, v5e-4, v5e-8, v6e-1, v6e-4, v6e-8, v5p-8 (four chips), or h100 or h200 with"
-    " x1, x2, x4 or x8"
+    "the machine: cpu (this one), v5e-1, v5e-4, v5e-8, v6e-1, v6e-4, v6e-8, v5p-8 (four chips), or h100, h200,"
+    " b200, a100 or l4 with x1, x2, x4 or x8"
 )
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from jaxserve.parallel.targets import TARGETS
 from scripts.device_checks import compile as device_compile
 from scripts.device_checks import compile_budgets as budgets
 from scripts.device_checks.compile import Options
-from scripts.device_checks.compile_cases import SHORT, Case
+from scripts.device_checks.compile_cases import DEFAULT_TARGETS, SHORT, Case
 from scripts.device_checks.compile_checks import is_large, list_faults
 from scripts.device_checks.compile_kernels import add_kernel, list_kernel_faults, split_entries
-from scripts.device_checks.compile_targets import TARGETS, describe_devices
 from scripts.device_checks.hlo import count_collectives, find_expanded, find_moves
 from scripts.device_checks.shapes import COMPILED
 
@@ -113,10 +113,9 @@ REFUSED |= {"program": "plan", "outcome": "refused", "why": "no attention sinks"
 @pytest.mark.parametrize("jax", ["0.1", budgets.list_versions("cpu")["jax"]])
 def test_a_program_that_is_refused_fails_with_any_compiler_unless_that_is_recorded(monkeypatch, jax, recorded, outcome):
     programs = {budgets.key_of(REFUSED): recorded} if recorded else {}
-    monkeypatch.setattr(device_compile, "prepare_environment", lambda _: None)
     monkeypatch.setattr(device_compile, "compile_model", lambda *_: iter([REFUSED]))
     monkeypatch.setattr(budgets, "load", lambda: {"versions": {"cpu": {"jax": jax}}, "programs": programs})
-    records = device_compile.run([Case("cpu-1", "Qwen3-0.6B")], Options(), has_budgets=True, record=False)
+    records = device_compile.run([Case("cpu", "Qwen3-0.6B")], Options(), has_budgets=True, record=False)
     assert [record["outcome"] for record in records] == [outcome]
 
 
@@ -174,9 +173,9 @@ def test_of_kernels_that_share_a_name_the_worst_is_kept(order):
 
 
 def test_the_short_form_is_of_targets_and_models_that_there_are():
-    assert {case.target for case in SHORT} <= set(TARGETS)
+    assert {case.target for case in SHORT} <= set(DEFAULT_TARGETS) <= set(TARGETS)
     assert {case.model for case in SHORT} <= set(COMPILED)
-    assert {TARGETS[case.target].backend for case in SHORT} == {"tpu", "gpu"}
+    assert {TARGETS[case.target].platform for case in SHORT} == {"tpu", "gpu"}
     recorded = [key.split(", ") for key in budgets.load()["programs"]]
 
     def is_recorded(target, model, word):
@@ -190,7 +189,7 @@ def test_programs_of_a_model_with_windows_compile_for_a_cpu(tmp_path):
     words = [
         str(SCRIPT),
         "compile",
-        "cpu-1",
+        "cpu",
         "--tiny",
         "--model",
         "Gemma-3-1B",
@@ -208,8 +207,7 @@ def test_programs_of_a_model_with_windows_compile_for_a_cpu(tmp_path):
 
 def test_a_word_with_which_no_program_begins_fails():
     options = Options(programs=("copy p", "decode 31"), tiny=True)
-    devices = describe_devices(TARGETS["cpu-1"])
-    records = list(device_compile.compile_model(TARGETS["cpu-1"], devices, "Qwen3-0.6B", options))
+    records = list(device_compile.compile_model(TARGETS["cpu"], "Qwen3-0.6B", options))
     assert [(each["program"], each["outcome"]) for each in records] == [
         ("decode 31", "failed"),
         ("copy pages", "passed"),

@@ -1,12 +1,13 @@
-"""What `scripts.device_checks.gpu_kernels` reads of machine code, on a listing written by hand; nothing is compiled."""
+"""What `scripts/device gpu_kernels` reads of machine code, on a listing written by hand; nothing is compiled."""
 
 from collections import Counter
 
 import pytest
 
-from scripts.device_checks.gpu_code import read_loops
+from jaxserve.parallel.gpus import GPUS
+from scripts.device_checks.gpu_code import Launch, Resources, read_launches, read_loops, read_resources, split_functions
 from scripts.device_checks.gpu_kernels import CASES
-from scripts.device_checks.gpu_prediction import GPUS, alternate, blocks_of_tiles, deal, tensor_cycles
+from scripts.device_checks.gpu_prediction import alternate, blocks_of_tiles, deal, tensor_cycles
 
 LISTING = """
 .L_x_1:
@@ -36,10 +37,33 @@ def test_products_take_the_time_that_the_data_sheet_says(gpu, name, cycles):
     assert tensor_cycles(Counter({name: 1, "FADD": 9}), GPUS[gpu]) == cycles
 
 
-@pytest.mark.parametrize("gpu", GPUS.values(), ids=GPUS.keys())
-def test_the_facts_of_a_gpu_give_its_published_rate(gpu):
-    published = {"h200": 989, "h100": 989, "b200": 2250, "a100": 312, "l4": 121}[gpu.name]
-    assert gpu.processors * gpu.products * 2 * gpu.clock_ghz / 1000 == pytest.approx(published, rel=0.01)
+REPORT = """
+ptxas info    : 0 bytes gmem
+ptxas info    : Compiling entry function 'paged_decode' for 'sm_90a'
+ptxas info    : Function properties for paged_decode
+    16 bytes stack frame, 8 bytes spill stores, 12 bytes spill loads
+ptxas info    : Used 128 registers, used 1 barriers
+ptxas info    : Compiling entry function 'paged_decode_combine' for 'sm_90a'
+    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 56 registers
+"""
+
+
+def test_registers_and_spills_are_those_of_the_kernel_that_ptxas_names_before():
+    assert read_resources(REPORT) == {"paged_decode": Resources(128, 8), "paged_decode_combine": Resources(56, 0)}
+
+
+def test_the_launch_of_a_kernel_is_in_the_dump(tmp_path):
+    line = "001: kKernel paged_decode grid: [8,132,1] threads: [128,1,1] shared_memory: 38912 bytes\n"
+    (tmp_path / "module_1.jit.thunk_sequence.txt").write_text(line)
+    assert read_launches(tmp_path) == {"paged_decode": Launch((8, 132, 1), 128, 38912)}
+
+
+def test_the_listing_of_a_kernel_begins_with_its_section():
+    listing = "\n".join(f'\t.section\t.text.{name},"ax",@progbits\n{LISTING}' for name in ("paged_a", "paged_b"))
+    functions = split_functions("// made by hand\n" + listing)
+    assert list(functions) == ["paged_a", "paged_b"]
+    assert all(read_loops(text) == read_loops(LISTING) for text in functions.values())
 
 
 def test_two_warps_in_turns_hide_a_short_softmax_and_no_turn_beats_the_tensor_cores():

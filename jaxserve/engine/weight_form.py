@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxserve.config import EngineConfig, Quantization
+from jaxserve.config import EngineConfig, Quantization, QuantizationChoice
 from jaxserve.errors import BadConfig
 from jaxserve.layers.block_forms import FORMS, PackedKind
 from jaxserve.layers.param_spec import ParamPath, ParamSpec, RowBlocks
@@ -142,18 +142,23 @@ def _rounds_activations(placement: Placement) -> bool:
     return placement.platform == "gpu" and float(capability) >= FP8_CAPABILITY
 
 
+def check_products(quantization: QuantizationChoice, platform: str) -> None:
+    """Raise BadConfig if the devices of a platform have no products for weights that are packed so."""
+    kinds = PRODUCTS.get(platform, {})
+    if quantization not in ("auto", "none", *kinds):
+        others = f"try {' or '.join(kinds)}" if kinds else "leave it out"
+        raise BadConfig(f"quantization={quantization!r} has no products on a {platform}; {others}.")
+
+
 def choose_requested(quantization: Quantization, placement: Placement, dtype: np.dtype) -> WeightForm:
     """Return the form of weights that are all packed alike.
 
     Raises BadConfig if the devices have no products for it.
     """
     platform = placement.platform
+    check_products(quantization, platform)
     if quantization == "none":
         return WeightForm(quantization)
-    kinds = PRODUCTS.get(platform, {})
-    if quantization not in kinds:
-        others = f"try {' or '.join(kinds)}" if kinds else "leave it out"
-        raise BadConfig(f"quantization={quantization!r} has no products on a {platform}; {others}.")
     if platform != "cpu":
         return WeightForm(quantization, scaled=ScaledForm(quantization == "fp8" and _rounds_activations(placement)))
     if dtype != np.float32:

@@ -16,80 +16,87 @@ import jax
 
 from jaxserve.config import GIB
 from jaxserve.errors import BadConfig
+from jaxserve.parallel.gpus import GPUS
 from jaxserve.parallel.mesh import Device
 from jaxserve.parallel.placement import MemoryFacts, Placement
 
 NO_AUTOTUNING = "--xla_gpu_autotune_level=0"  # which would need a GPU
 GPU_SHARE = 0.75  # of a GPU's memory, which JAX takes by default
 
-# What XLA:GPU knows of a GPU of Hopper's generation, in the text form of its GpuTargetConfigProto.
-_HOPPER = """
-gpu_device_info {{
-  threads_per_block_limit: 1024
-  threads_per_warp: 32
-  shared_memory_per_block: 49152
-  shared_memory_per_core: 233472
-  threads_per_core_limit: 2048
-  core_count: 132
-  fpus_per_core: 128
-  block_dim_limit_x: 2147483647
-  block_dim_limit_y: 65535
-  block_dim_limit_z: 65535
-  memory_bandwidth: {bandwidth}
-  l2_cache_size: 52428800
-  clock_rate_ghz: 1.98
-  device_memory_size: {memory_bytes}
-  shared_memory_per_block_optin: 232448
-  cuda_compute_capability {{ major: 9 feature_extension: ACCELERATED_FEATURES }}
-  registers_per_core_limit: 65536
-  registers_per_block_limit: 65536
-}}
-platform_name: "CUDA"
-dnn_version_info {{ major: 9 minor: 12 patch: 0 }}
-runtime_version {{ major: 13 minor: 0 patch: 0 }}
-device_description_str: "{name}"
-"""
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """A machine.
+    """A machine. Rates and memory are of one of its devices; the CPU's, which is the one at hand, are not known.
 
-    name           What --target calls it.
-    platform       JAX's name for the kind of devices.
-    num_devices    The number of its devices.
-    memory_bytes   What a program may use of a device's memory; 0: what the machine at hand has.
-    description    What the compiler is told of it: the name of a TPU's topology, or a GPU as a GpuTargetConfigProto.
-    chips          The shape of the TPU chips of a host, where it is not the topology's usual one.
+    name               What --target calls it.
+    platform           JAX's name for the kind of devices.
+    num_devices        The number of its devices.
+    memory_bytes       The memory of a device.
+    usable_share       How much of the memory a program may use.
+    bytes_per_s        Read from its memory in a second.
+    flops_per_s        Additions and multiplications in bfloat16 in a second.
+    link_bytes_per_s   Sent to the other devices in a second.
+    clock_hz           The clock of a TPU's cores, assumed; a GPU's are in `gpus`.
+    architecture       The name by which ptxas knows a GPU.
+    description        What its compiler is told: the name of a TPU's topology, or a GPU's GpuTargetConfigProto.
+    chips              The shape of the TPU chips of a host, where it is not the topology's usual one.
     """
 
     name: str
     platform: str
     num_devices: int = 1
     memory_bytes: int = 0
+    usable_share: float = 1.0
+    bytes_per_s: float = 0.0
+    flops_per_s: float = 0.0
+    link_bytes_per_s: float = 0.0
+    clock_hz: float = 0.0
+    architecture: str = ""
     description: str = ""
     chips: tuple[int, ...] | None = None
 
 
-def _list_targets() -> dict[str, Target]:
-    targets = [Target("cpu", "cpu")]
-    v5e, v6e, v5p = int(15.75 * GIB), int(31.25 * GIB), int(95.74 * GIB)  # as libtpu counts them
-    for generation, memory_bytes in (("v5e", v5e), ("v6e", v6e)):
+# Memory as libtpu 0.0.42 counts it when a program asks for more. Rates: cloud.google.com/tpu/docs; all links of a chip.
+_V5E: dict[str, Any] = {
+    **{"platform": "tpu", "memory_bytes": int(15.75 * GIB), "bytes_per_s": 819e9, "flops_per_s": 197e12},
+    **{"link_bytes_per_s": 200e9, "clock_hz": 1.5e9},
+}
+_V6E: dict[str, Any] = {
+    **{"platform": "tpu", "memory_bytes": int(31.25 * GIB), "bytes_per_s": 1640e9, "flops_per_s": 918e12},
+    **{"link_bytes_per_s": 448e9, "clock_hz": 1.75e9},
+}
+_V5P: dict[str, Any] = {
+    **{"platform": "tpu", "memory_bytes": int(95.74 * GIB), "bytes_per_s": 2765e9, "flops_per_s": 459e12},
+    **{"link_bytes_per_s": 600e9, "clock_hz": 1.75e9},
+}
+GPU_COUNTS = (1, 2, 4, 8)
+
+
+def _list_targets() -> Iterator[Target]:
+    yield Target(name="cpu", platform="cpu")
+    for generation, facts in (("v5e", _V5E), ("v6e", _V6E)):
         for num, shape in ((1, (1, 1, 1)), (4, (2, 2, 1)), (8, (2, 4, 1))):
             topology = f"{generation}:{shape[0]}x{shape[1]}"
-            targets.append(Target(f"{generation}-{num}", "tpu", num, memory_bytes, topology, shape))
-    targets.append(Target("v5p-8", "tpu", 4, v5p, "v5p:2x2x1"))  # a name counts its cores, of which a chip has two
-    for name, kind, memory_bytes, bandwidth in (
-        ("h100", "NVIDIA H100 80GB HBM3", 84_942_979_072, 3_352_320_000_000),
-        ("h200", "NVIDIA H200", 151_397_597_184, 4_800_000_000_000),
-    ):
-        description = _HOPPER.format(name=kind, memory_bytes=memory_bytes, bandwidth=bandwidth)
-        usable = int(GPU_SHARE * memory_bytes)
-        targets += [Target(f"{name}x{num}", "gpu", num, usable, description) for num in (1, 2, 4, 8)]
-    return {target.name: target for target in targets}
+            yield Target(name=f"{generation}-{num}", num_devices=num, description=topology, chips=shape, **facts)
+    # The name counts its cores, of which a chip has two.
+    yield Target(name="v5p-8", num_devices=4, description="v5p:2x2x1", **_V5P)
+    for gpu in GPUS.values():
+        for num in GPU_COUNTS:
+            yield Target(
+                name=f"{gpu.name}x{num}",
+                platform="gpu",
+                num_devices=num,
+                memory_bytes=gpu.memory_bytes,
+                usable_share=GPU_SHARE,
+                bytes_per_s=gpu.bytes_per_s,
+                flops_per_s=gpu.flops_per_s,
+                link_bytes_per_s=gpu.link_bytes_per_s,
+                architecture=gpu.architecture,
+                description=gpu.config_text,
+            )
 
 
-TARGETS = _list_targets()
+TARGETS = {target.name: target for target in _list_targets()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +120,7 @@ class TargetPlacement(Placement):
 
     def memory(self, weight_bytes: int, scratch_bytes: int = 0) -> MemoryFacts:
         """Return the memory of one device that nothing else uses."""
-        total = self.target.memory_bytes
+        total = int(self.target.usable_share * self.target.memory_bytes)
         free = total - weight_bytes
         return MemoryFacts(platform=self.platform, total_bytes=total, free_bytes=free, scratch_bytes=scratch_bytes)
 
@@ -162,7 +169,7 @@ def describe_placements(
             f"tensor_parallel_size={size} with data_parallel_size={num_replicas} needs {size * num_replicas} devices,"
             f" and target={target.name!r} has {target.num_devices}; try a product of at most {target.num_devices}."
         )
-    devices = _describe_devices(target)
+    devices = describe_devices(target)
     return tuple(
         TargetPlacement(
             devices[first : first + size], size * num_replicas, has_expert_parallelism and size > 1, target=target
@@ -171,7 +178,11 @@ def describe_placements(
     )
 
 
-def _describe_devices(target: Target) -> tuple[Device, ...]:
+def describe_devices(target: Target) -> tuple[Device, ...]:
+    """Return all devices of a machine that is not there, a TPU or GPU one, as its compiler describes them.
+
+    Changes the process as `describe_placements` does. Raises BadConfig if the compiler is not installed.
+    """
     jax.config.update("jax_platforms", "cpu")  # no device is opened
     try:
         return _describe_tpus(target) if target.platform == "tpu" else _describe_gpus(target)

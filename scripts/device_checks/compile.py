@@ -3,11 +3,11 @@
     python3 scripts/device compile [TARGET ...] [--model NAME ...] [--programs WORD ...] [--layers 2] [--short]
         [--quantization int8] [--kv-cache-dtype TYPE] [--record] [--json FILE]
 
-Targets are a kind of accelerator and a number of them, such as v5e-4 or h200-8; none: all for which a compiler is
-installed. For TPUs that is libtpu, for GPUs JAX's CUDA plugin with ptxas, each in a virtual environment of its own,
-which scripts/test makes: .venv-tpu and .venv-cuda. cpu-1 needs nothing. For each model, as an engine with default
-settings plans them: a decode step of every batch size, prefill calls with eight chunks, the sampler in every mode, the
-copy of pages and the log-probabilities of prompts, at the model's full length and width.
+Targets are the machines of `jaxserve build`, such as v5e-4 or h200x8; none: those of them that stand below, as far as
+their compilers are installed. For TPUs that is libtpu, for GPUs JAX's CUDA plugin with ptxas, each in a virtual
+environment of its own, which scripts/test makes: .venv-tpu and .venv-cuda. cpu needs nothing. For each model, as an
+engine with default settings plans them: a decode step of every batch size, prefill calls with eight chunks, the sampler
+in every mode, the copy of pages and the log-probabilities of prompts, at the model's full length and width.
 
 Every number is a prediction of the compiler about compiled code; nothing runs. A program fails
 
@@ -38,9 +38,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from jaxserve.parallel.targets import TARGETS, Target
 from scripts.device_checks import compile_budgets as budgets
-from scripts.device_checks.compile_cases import SHORT, Case, cases_of
-from scripts.device_checks.compile_targets import TARGETS, Target, describe_devices, prepare_environment, tell_kernels
+from scripts.device_checks.compile_cases import DEFAULT_TARGETS, SHORT, Case, cases_of
 from scripts.device_checks.report import Record
 from scripts.device_checks.shapes import COMPILED, tiny_config
 
@@ -61,28 +61,29 @@ class Options:
     tiny: bool = False
 
 
-def compile_model(target: Target, devices: tuple[Any, ...], model: str, options: Options) -> Iterator[Record]:
+def compile_model(target: Target, model: str, options: Options) -> Iterator[Record]:
     """Compile the programs of a model one after the other and yield what is predicted of each."""
     from jaxserve.errors import StartupError
-    from scripts.device_checks.compile_plan import PAGE_BYTES, label_programs, open_described, plan_described
+    from scripts.device_checks import compile_plan
 
     config = choose_config(model, options)
     about: Record = {"kind": "compiled", "target": target.name, "model": model, "layers": config["num_hidden_layers"]}
     about |= {"kv_cache_dtype": options.kv_cache_dtype, "quantization": options.quantization}
-    settings = {"kv_cache_dtype": options.kv_cache_dtype, "kv_cache_memory_bytes": PAGE_BYTES}
+    settings = {"kv_cache_dtype": options.kv_cache_dtype, "kv_cache_memory_bytes": compile_plan.PAGE_BYTES}
+    placement = compile_plan.describe_placement(target)
     try:
-        opened = open_described(target, devices, model, config, options.quantization)
-        programs = plan_described(target, opened, settings)
+        opened = compile_plan.open_described(placement, model, config, options.quantization)
+        programs = compile_plan.plan_described(opened, settings)
     except StartupError as error:
         yield about | {"program": "plan", "outcome": "refused", "why": str(error)}
         return
     about["page_size"] = programs.table.model.page_size
-    labelled = list(label_programs(programs.table))
+    labelled = list(compile_plan.label_programs(programs.table))
     for word in list_unmatched(options.programs, [label for label, _, _ in labelled]):
         yield about | {"program": word, "outcome": "failed", "faults": ["no program's name begins so"]}
     for label, table, key in labelled:
         if not options.programs or label.startswith(options.programs):
-            yield about | {"program": label} | _compile(target, devices, programs, table, key)
+            yield about | {"program": label} | _compile(target, programs, table, key)
 
 
 def list_unmatched(words: Sequence[str], labels: Sequence[str]) -> list[str]:
@@ -103,7 +104,7 @@ def choose_config(model: str, options: Options) -> dict[str, Any]:
     return config
 
 
-def _compile(target: Target, devices: tuple[Any, ...], programs: Any, table: Any, key: Any) -> Record:
+def _compile(target: Target, programs: Any, table: Any, key: Any) -> Record:
     """Compile one program and return what is predicted of it."""
     from jaxserve.errors import StartupError
     from scripts.device_checks.compile_checks import check
@@ -111,17 +112,17 @@ def _compile(target: Target, devices: tuple[Any, ...], programs: Any, table: Any
 
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="jaxserve-compile-") as dump:
-        compiler_options = {"xla_dump_to": dump} if target.backend == "gpu" else None
+        compiler_options = {"xla_dump_to": dump} if target.platform == "gpu" else None
         try:
-            with table.placement.as_default(), tell_kernels(target, devices[0]):
+            with table.placement.as_default():
                 lowered = key.lower(table, programs.weights, programs.state)
             compiled = lowered.compile(compiler_options)
         except StartupError as error:
             return {"outcome": "refused", "why": str(error)}
         except Exception as error:  # what a compiler refuses is what is looked for
             return {"outcome": "failed", "faults": [f"{type(error).__name__}: {error}"[:500]]}
-        record: Record = {"compile_s": time.perf_counter() - started} | check(compiled, programs, key, target.backend)
-        if target.backend == "gpu":
+        record: Record = {"compile_s": time.perf_counter() - started} | check(compiled, programs, key, target.platform)
+        if target.platform == "gpu":
             record["kernels"] = read_kernels(Path(dump), target.architecture)
             record["faults"] = [*record["faults"], *list_kernel_faults(record["kernels"], table.model.dtype)]
     return record | {"outcome": "failed" if record["faults"] else "passed"}
@@ -145,30 +146,27 @@ def line_of(record: Record) -> str:
 
 
 def run(cases: Sequence[Case], options: Options, *, has_budgets: bool, record: bool) -> list[Record]:
-    """Compile for targets of one backend, in this process."""
-    backend = TARGETS[cases[0].target].backend
-    prepare_environment(backend)
+    """Compile for targets of one platform, in this process."""
+    platform = TARGETS[cases[0].target].platform
     recorded, records = budgets.load(), []
-    same_compiler = recorded["versions"].get(backend) == budgets.list_versions(backend)
+    same_compiler = recorded["versions"].get(platform) == budgets.list_versions(platform)
     if has_budgets and not same_compiler:
-        print(f"Sizes are not compared: they were recorded with {recorded['versions'].get(backend)}.", flush=True)
-    devices = {case.target: describe_devices(TARGETS[case.target]) for case in cases}
+        print(f"Sizes are not compared: they were recorded with {recorded['versions'].get(platform)}.", flush=True)
     for case in cases:
-        for result in compile_model(TARGETS[case.target], devices[case.target], case.model, case.refine(options)):
+        for result in compile_model(TARGETS[case.target], case.model, case.refine(options)):
             # What the engine refuses does not depend on the compiler.
             if has_budgets and (same_compiler or result["outcome"] == "refused"):
                 result = budgets.judge(result, recorded["programs"].get(budgets.key_of(result)))
             print(line_of(result), flush=True)
             records.append(result)
     if record:
-        budgets.save([each for each in records if each["outcome"] != "failed"], backend)
+        budgets.save([each for each in records if each["outcome"] != "failed"], platform)
     return records
 
 
-def _installed_backends() -> set[str]:
-    return {"cpu"} | {
-        backend for backend, module in (("tpu", "libtpu"), ("gpu", "jax_plugins.xla_cuda13")) if _is_importable(module)
-    }
+def _installed_platforms() -> set[str]:
+    compilers = {"tpu": "libtpu", "gpu": "jax_plugins.xla_cuda13"}
+    return {"cpu"} | {platform for platform, module in compilers.items() if _is_importable(module)}
 
 
 def _is_importable(module: str) -> bool:
@@ -182,14 +180,14 @@ def main(words: Sequence[str]) -> int:
     """Compile for the targets that the words name; return 1 if a program fails, else 0."""
     arguments = _parse(words)
     print("Predicted by compilers; nothing ran.", flush=True)
-    installed = _installed_backends()
-    targets = arguments.targets or [name for name, each in TARGETS.items() if each.backend in installed]
+    installed = _installed_platforms()
+    targets = arguments.targets or [name for name in DEFAULT_TARGETS if TARGETS[name].platform in installed]
     if arguments.short:
         targets = sorted({case.target for case in SHORT if case.target in targets})
-    backends = sorted({TARGETS[name].backend for name in targets})
-    if len(backends) > 1:  # the compilers do not share a process
+    platforms = sorted({TARGETS[name].platform for name in targets})
+    if len(platforms) > 1:  # the compilers do not share a process
         options = [word for word in words if word not in TARGETS]
-        groups = ([name for name in targets if TARGETS[name].backend == backend] for backend in backends)
+        groups = ([name for name in targets if TARGETS[name].platform == platform] for platform in platforms)
         commands = ([sys.executable, str(PROGRAM), "compile", *group, *options] for group in groups)
         return max(subprocess.run(command, env=os.environ).returncode for command in commands)
     names = ("programs", "layers", "kv_cache_dtype", "quantization", "tiny")
@@ -212,7 +210,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="device compile", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(TARGETS))
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"by default {', '.join(DEFAULT_TARGETS)}")
     parser.add_argument("--model", nargs="+", default=list(COMPILED), choices=sorted(COMPILED))
     parser.add_argument("--programs", nargs="+", default=(), metavar="WORD", help="beginnings of names, such as decode")
     parser.add_argument("--layers", type=int, default=2)

@@ -33,15 +33,20 @@ def cases_of(targets: Sequence[str], models: Sequence[str]) -> list[Case]:
     return [Case(target, model) for target in targets for model in models]
 
 
+# What is compiled if no target is named: one of a kind is enough where only kernels differ.
+DEFAULT_TARGETS = (
+    *("cpu", "v5e-1", "v5e-4", "v5e-8", "v5p-8", "v6e-1", "v6e-4", "v6e-8"),
+    *("h100x1", "h100x8", "h200x1", "h200x8", "b200x1", "a100x1", "l4x1"),
+)
 SHORT = (
     # The sampler is the same for all models with so large a vocabulary, and so are copies.
     Case("v5e-1", "Qwen3-0.6B", ("decode 128", "prefill 512", "sample 128 SAMPLE", "sample 128 PROC", "copy", "score")),
     Case("v6e-1", "Llama-3.1-8B", ("decode 32",)),
     Case("v6e-4", "Llama-3.1-8B", ("decode 128",)),  # collectives
     Case("v5p-8", "Gemma-3-27B", ("decode 128",)),  # two cache groups
-    Case("h200-1", "Llama-3.1-8B", ("decode 32", "decode 256", "prefill 2048", "sample 256", "copy", "score")),
-    Case("h200-1", "gpt-oss-20b", ("decode 32", "prefill 512")),  # sinks, windows, experts, heads of 64
-    Case("h100-8", "Llama-3.1-70B", ("decode 256",)),  # collectives
-    Case("a100-1", "Qwen3-0.6B", ("decode 32",)),  # other tensor cores
-    Case("l4-1", "Qwen3-0.6B", ("decode 32",)),  # less shared memory
+    Case("h200x1", "Llama-3.1-8B", ("decode 32", "decode 256", "prefill 2048", "sample 256", "copy", "score")),
+    Case("h200x1", "gpt-oss-20b", ("decode 32", "prefill 512")),  # sinks, windows, experts, heads of 64
+    Case("h100x8", "Llama-3.1-70B", ("decode 256",)),  # collectives
+    Case("a100x1", "Qwen3-0.6B", ("decode 32",)),  # other tensor cores
+    Case("l4x1", "Qwen3-0.6B", ("decode 32",)),  # less shared memory
 )

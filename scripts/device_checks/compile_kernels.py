@@ -1,19 +1,14 @@
 """What ptxas and the PTX say of our kernels for GPUs: registers, spills, shared memory, tensor cores, wide copies."""
 
 import re
-import subprocess
-import sysconfig
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from scripts.device_checks.gpu_code import Launch, assemble, read_launches
 from scripts.device_checks.report import Record
 
 _ENTRY = re.compile(r"\.entry\s+(\w+)")
 _THREADS = re.compile(r"\.(?:reqntid|maxntid)\s+(\d+)")
-_SPILLS = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
-_REGISTERS = re.compile(r"Used (\d+) registers")
-_SHARED = re.compile(r" (\w+) grid: \[(.*?)\] threads: \[(\d+).*shared_memory: (\d+)")
 _WORST_FIRST = ("spill_bytes", "registers", "shared_bytes")
 # Names of kernels in jaxserve/attention/gpu, as far as they multiply or copy pages.
 PRODUCTS = re.compile(r"decode|prefill|split|tile|attend")
@@ -25,19 +20,19 @@ def read_kernels(directory: Path, architecture: str) -> dict[str, Record]:
 
     architecture   The name by which ptxas knows the GPU.
     """
-    launches = {name: (grid, int(threads), int(shared)) for name, grid, threads, shared in _list_launches(directory)}
+    launches = read_launches(directory)
     kernels: dict[str, Record] = {}
     for file in sorted(directory.glob("*.ptx")):
         bodies = {name: body for name, body in split_entries(file.read_text()).items() if OURS.search(name)}
         if not bodies:
             continue
-        facts = _assemble(file, architecture)
+        resources = assemble(file, architecture)
         for name, body in bodies.items():
-            grid, threads, shared = launches.get(name, ("", 0, 0))
-            kernel = facts[name] | {
-                "threads": threads or int((_THREADS.search(body) or [0, 0])[1]),
-                "grid": grid,
-                "shared_bytes": shared,
+            launch = launches.get(name, Launch((), 0, 0))
+            kernel = resources[name]._asdict() | {
+                "threads": launch.threads or int((_THREADS.search(body) or [0, 0])[1]),
+                "grid": ",".join(map(str, launch.grid)),
+                "shared_bytes": launch.shared_bytes,
                 "wgmma": body.count("wgmma.mma_async"),
                 "mma": body.count("mma.sync"),
                 "async_copies": len(re.findall(r"cp\.async\.c[ag]\.shared\.global[^;]*0x10", body)),
@@ -56,25 +51,6 @@ def add_kernel(kernels: dict[str, Record], name: str, kernel: Record) -> None:
     """Add a kernel by its name without a number; of those that share one, the one that spills or needs most stays."""
     short = re.sub(r"_\d+$", "", name)
     kernels[short] = max(kernels.get(short, kernel), kernel, key=lambda each: [each[size] for size in _WORST_FIRST])
-
-
-def _list_launches(directory: Path) -> Iterator[tuple[str, ...]]:
-    for file in directory.glob("*thunk_sequence.txt"):
-        yield from _SHARED.findall(file.read_text())
-
-
-def _assemble(file: Path, architecture: str) -> dict[str, Record]:
-    """Return registers and spills of each kernel in a PTX file."""
-    ptxas = Path(sysconfig.get_path("purelib"), "nvidia", "cu13", "bin", "ptxas")
-    command = [str(ptxas), "-v", f"-arch={architecture}", str(file), "-o", "/dev/null"]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-    facts = {}
-    for part in re.split(r"Compiling entry function ", said)[1:]:
-        name = part.split("'")[1]
-        spills, registers = _SPILLS.search(part), _REGISTERS.search(part)
-        assert spills and registers, part
-        facts[name] = {"registers": int(registers.group(1)), "spill_bytes": int(spills[2]) + int(spills[3])}
-    return facts
 
 
 def list_kernel_faults(kernels: dict[str, Record], dtype: Any) -> list[str]:

@@ -20,28 +20,14 @@ from jaxserve.engine.program_table import CopyPages, Forward, ProgramKey, Progra
 from jaxserve.engine.weight_form import WeightForm, choose_requested
 from jaxserve.models.partition import check_partition, local_caches, place_params
 from jaxserve.models.registry import abstract_params, find_architecture
-from jaxserve.parallel.placement import MemoryFacts, Placement
+from jaxserve.parallel.placement import Placement, single_placement
 from jaxserve.parallel.sharding import BY_VOCAB, STACKED
+from jaxserve.parallel.targets import Target, describe_placements
 from jaxserve.sampling.sampler import SampleMode
-from scripts.device_checks.compile_targets import Target
 
 # Of all layers, on each device: enough for one longest request of few layers, and no size that another array has.
 PAGE_BYTES = 3 * 2**30 - 12345678
 MEDIUM_CHUNK = 512
-
-
-@dataclass(frozen=True, slots=True)
-class DescribedPlacement(Placement):
-    """Devices that are not there, so that their memory is known from a table. Nothing is in use."""
-
-    memory_bytes: int = 0
-
-    def memory(self, weight_bytes: int, scratch_bytes: int = 0) -> MemoryFacts:
-        """Return the memory of one device, as if its part of the weights, `weight_bytes`, were loaded already."""
-        if not self.memory_bytes:
-            return Placement.memory(self, weight_bytes, scratch_bytes)
-        facts = {"total_bytes": self.memory_bytes, "free_bytes": max(0, self.memory_bytes - weight_bytes)}
-        return MemoryFacts(platform=self.platform, scratch_bytes=scratch_bytes, **facts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +49,23 @@ class Programs:
         return self.table.placement.size
 
 
-def open_described(
-    target: Target, devices: tuple[Any, ...], name: str, config: dict[str, Any], quantization: Any
-) -> OpenedModel:
+def describe_placement(target: Target) -> Placement:
+    """Return the placement on all devices of a machine; "cpu" is the one at hand.
+
+    Raises BadConfig if the compiler for the target is not installed.
+    """
+    if target.platform == "cpu":
+        jax.config.update("jax_platforms", "cpu")
+        return single_placement()
+    (placement,) = describe_placements(target, target.num_devices, 1, has_expert_parallelism=False)
+    return placement
+
+
+def open_described(placement: Placement, name: str, config: dict[str, Any], quantization: Any) -> OpenedModel:
     """Return a model without a checkpoint. Raises BadConfig if it cannot be divided among the devices."""
-    placement = DescribedPlacement(devices, memory_bytes=target.memory_bytes)
     architecture = find_architecture(config)
     spec = architecture.spec(config)
-    dtype = np.dtype(jnp.dtype("float32" if target.backend == "cpu" else "bfloat16"))
+    dtype = np.dtype(jnp.dtype("float32" if placement.platform == "cpu" else "bfloat16"))
     form = WeightForm("none") if quantization == "none" else choose_requested(quantization, placement, dtype)
     check_partition(spec, placement.ranks)
     leaves = architecture.params(spec)
@@ -80,13 +75,13 @@ def open_described(
     return OpenedModel(Path(name), no_checkpoint, config, architecture, spec, placement, dtype, leaves, shapes, form)
 
 
-def plan_described(target: Target, model: OpenedModel, settings: dict[str, Any], scratch_bytes: int = 0) -> Programs:
+def plan_described(model: OpenedModel, settings: dict[str, Any], scratch_bytes: int = 0) -> Programs:
     """Plan the programs of a model. Settings are those of EngineConfig.
 
     Raises StartupError if an engine with these settings would not start.
     """
     placement = model.placement
-    attention = "cpu" if target.backend == "cpu" else "auto"  # not the C kernels, which need a compiler here
+    attention = "cpu" if placement.platform == "cpu" else "auto"  # not the C kernels, which need a compiler here
     config = EngineConfig(model=str(model.path), attention_backend=attention, **settings)
     groups = make_groups(local_caches(model.architecture.cache(model.spec), placement.size))
     config = replace(config, quantization=model.weight_form.quantization)

@@ -13,6 +13,10 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+_LAUNCH = re.compile(r" (\w+) grid: \[(.*?)\] threads: \[(\d+).*shared_memory: (\d+)")
+_REGISTERS = re.compile(r"Used (\d+) registers")
+_SPILLS = re.compile(r"(\d+) bytes spill stores")
+_FUNCTION = re.compile(r"^\s*\.section\s+\.text\.(\w+).*$", re.MULTILINE)
 _LABEL = re.compile(r"^\s*(\.L_\w+):")
 _INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+ )?\s*([A-Z][A-Za-z0-9_.]*)(.*?);")
 _TARGET = re.compile(r"`\((\.L\w+)\)")
@@ -25,6 +29,13 @@ class Launch(NamedTuple):
     grid: tuple[int, ...]
     threads: int
     shared_bytes: int
+
+
+class Resources(NamedTuple):
+    """What a thread of a kernel takes: registers, and the bytes that it stores for want of them."""
+
+    registers: int
+    spill_bytes: int
 
 
 @dataclass(frozen=True)
@@ -47,31 +58,54 @@ class KernelCode:
         return sum(number for name, number in self.counts.items() if re.match(pattern, name))
 
 
-def read_kernels(directory: Path) -> list[KernelCode]:
-    """Return the attention kernels of a dump, in the order of their names."""
-    thunks = "".join(path.read_text() for path in directory.glob("*thunk_sequence.txt"))
-    kernels = []
+def read_kernels(directory: Path, architecture: str) -> list[KernelCode]:
+    """Return the attention kernels of a dump, in the order of their names.
+
+    architecture   The name by which ptxas knows the GPU.
+    """
+    launches, kernels = read_launches(directory), []
     for path in sorted(directory.glob("*.ptx")):
-        text = path.read_text()
-        for name in re.findall(r"\.entry\s+(\w+)", text):
-            if name.startswith("paged_"):
-                kernels.append(_read_kernel(name, path, text, thunks))
+        names = [name for name in re.findall(r"\.entry\s+(\w+)", path.read_text()) if name.startswith("paged_")]
+        if not names:
+            continue
+        cubin = path.with_suffix(".cubin")
+        resources = assemble(path, architecture, cubin)
+        listings = split_functions(run_program("nvdisasm", "-c", "-hex", str(cubin)))
+        for name in names:
+            counts, loops = read_loops(listings[name])
+            kernels.append(KernelCode(name, launches[name], *resources[name], counts, tuple(loops)))
     return kernels
 
 
-def _read_kernel(name: str, path: Path, text: str, thunks: str) -> KernelCode:
-    architecture = re.search(r"\.target (\w+)", text)
-    assert architecture, path
-    cubin = path.with_suffix(".cubin")
-    report = run_program("ptxas", "-v", f"-arch={architecture.group(1)}", str(path), "-o", str(cubin))
-    sass = run_program("nvdisasm", "-c", "-hex", str(cubin))
-    registers = re.search(r"Used (\d+) registers", report)
-    spills = re.search(r"(\d+) bytes spill stores", report)
-    assert registers and spills, report
-    counts, loops = read_loops(sass)
-    return KernelCode(
-        name, _find_launch(name, thunks), int(registers.group(1)), int(spills.group(1)), counts, tuple(loops)
-    )
+def read_launches(directory: Path) -> dict[str, Launch]:
+    """Return the launch of each kernel of a dump."""
+    text = "".join(path.read_text() for path in directory.glob("*thunk_sequence.txt"))
+    return {
+        name: Launch(tuple(int(size) for size in grid.split(",")), int(threads), int(shared))
+        for name, grid, threads, shared in _LAUNCH.findall(text)
+    }
+
+
+def assemble(ptx: Path, architecture: str, cubin: Path | None = None) -> dict[str, Resources]:
+    """Return what each kernel of a PTX file takes, and write its machine code. Raises CalledProcessError."""
+    report = run_program("ptxas", "-v", f"-arch={architecture}", str(ptx), "-o", str(cubin or "/dev/null"))
+    return read_resources(report)
+
+
+def read_resources(report: str) -> dict[str, Resources]:
+    """Return what each kernel takes by the report of ptxas."""
+    resources = {}
+    for part in re.split(r"Compiling entry function ", report)[1:]:
+        registers, spills = _REGISTERS.search(part), _SPILLS.search(part)
+        assert registers and spills, part
+        resources[part.split("'")[1]] = Resources(int(registers[1]), int(spills[1]))
+    return resources
+
+
+def split_functions(listing: str) -> dict[str, str]:
+    """Return the listing of each kernel by its name."""
+    _, *parts = _FUNCTION.split(listing)
+    return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
 def run_program(name: str, *arguments: str) -> str:
@@ -93,13 +127,6 @@ def _find_program(name: str) -> str:
     if program := shutil.which(name):
         return program
     raise FileNotFoundError(f"{name} is not installed; pip install nvidia-cuda-nvcc nvidia-cuda-nvdisasm")
-
-
-def _find_launch(name: str, thunks: str) -> Launch:
-    line = next(line for line in thunks.splitlines() if f" {name} grid" in line)
-    found = re.search(r"grid: \[(.*?)\] threads: \[(\d+).*shared_memory: (\d+)", line)
-    assert found, line
-    return Launch(tuple(int(size) for size in found.group(1).split(",")), int(found.group(2)), int(found.group(3)))
 
 
 def read_loops(sass: str) -> tuple[Counter[str], list[Counter[str]]]:

@@ -1,6 +1,6 @@
 """Compiles the attention kernels for GPUs that are not there, and predicts how near they come to the hardware's limits.
 
-    python3 -m scripts.device_checks.gpu_kernels [--target h200 ...] [--case NAME ...] [--json FILE] [--markdown FILE]
+    python3 scripts/device gpu_kernels [--target h200 ...] [--case NAME ...] [--json FILE] [--markdown FILE]
 
 Needs JAX's CUDA plugin with ptxas and nvdisasm (the project's extra `cuda`), and no GPU. Everything is a prediction
 from compiled code; nothing runs. What the columns mean is in gpu_prediction.py.
@@ -8,7 +8,6 @@ from compiled code; nothing runs. What the columns mean is in gpu_prediction.py.
 
 import argparse
 import json
-import os
 import shlex
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -17,8 +16,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from jaxserve.parallel.gpus import GPUS, Gpu
+from jaxserve.parallel.targets import TARGETS, describe_devices
 from scripts.device_checks.gpu_code import KernelCode, read_kernels, run_program
-from scripts.device_checks.gpu_prediction import GPUS, Gpu, choose_kernel_config, predict, show_table
+from scripts.device_checks.gpu_prediction import choose_kernel_config, predict, show_table
 from scripts.device_checks.report import Record
 
 
@@ -70,20 +71,6 @@ CASES = {
 }
 
 
-def describe_gpu(gpu: Gpu) -> Any:
-    """Return the description of a GPU that programs can be compiled for."""
-    from importlib import import_module
-
-    from jax._src import xla_bridge
-    from jax.experimental import topologies
-
-    import_module("jax_plugins.xla_cuda13")
-    # With no GPU backend up, "gpu" stands for no kind of GPU (jax#23971).
-    canonicalize = xla_bridge.canonicalize_platform
-    xla_bridge.canonicalize_platform = lambda name: "cuda" if name == "gpu" else canonicalize(name)
-    return topologies.get_topology_desc(platform="cuda", topology="1x1x1", target_config=gpu.config_text).devices[0]
-
-
 def compile_case(case: Case, gpu: Gpu, device: Any, directory: Path) -> tuple[list[KernelCode], int]:
     """Compile a layer's write and attention; return its kernels and the bytes of its temporaries."""
     import jax
@@ -117,12 +104,12 @@ def compile_case(case: Case, gpu: Gpu, device: Any, directory: Path) -> tuple[li
     )
     compiled = lowered.compile(compiler_options={"xla_dump_to": str(directory)})
     memory = compiled.memory_analysis()
-    return read_kernels(directory), memory.temp_size_in_bytes if memory else 0
+    return read_kernels(directory, gpu.architecture), memory.temp_size_in_bytes if memory else 0
 
 
 def check(gpu: Gpu, cases: dict[str, Case]) -> Iterator[Record]:
     """Compile the cases one after the other and yield what is predicted of each kernel."""
-    device = describe_gpu(gpu)
+    (device,) = describe_devices(TARGETS[f"{gpu.name}x1"])
     for name, case in cases.items():
         record = {"kind": "gpu kernel", "target": gpu.name, "case": name}
         with tempfile.TemporaryDirectory() as directory:
@@ -141,7 +128,7 @@ def describe_run(words: Sequence[str]) -> Record:
 
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["python3", "-m", "scripts.device_checks.gpu_kernels", *words]),
+        "command": shlex.join(["python3", "scripts/device", "gpu_kernels", *words]),
         "jax": jax.__version__,
         "ptxas": run_program("ptxas", "--version").splitlines()[-2],
         "is_predicted": True,
@@ -151,15 +138,13 @@ def describe_run(words: Sequence[str]) -> Record:
 def main(words: Sequence[str]) -> int:
     """Check the cases that the words name; return 1 if a kernel does not compile, or spills in a 16-bit type."""
     parser = argparse.ArgumentParser(
-        prog="gpu_kernels", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="device gpu_kernels", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--target", nargs="*", choices=sorted(GPUS), default=["h200"])
     parser.add_argument("--case", nargs="*", help="cases whose names begin so; all by default")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
     arguments = parser.parse_args(words)
-    os.environ |= {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
-    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_autotune_level=0"
     prefixes = tuple(arguments.case or [""])
     cases = {name: case for name, case in CASES.items() if name.startswith(prefixes)}
     records: list[Record] = []
@@ -174,9 +159,3 @@ def main(words: Sequence[str]) -> int:
     if arguments.markdown:
         arguments.markdown.write_text(table + "\n")
     return int(any(record["outcome"] == "failed" for record in records))
-
-
-if __name__ == "__main__":
-    import sys
-
-    sys.exit(main(sys.argv[1:]))

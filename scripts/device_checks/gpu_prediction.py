@@ -17,106 +17,29 @@ import heapq
 import math
 import re
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
+from jaxserve.parallel.gpus import Gpu
 from scripts.device_checks.gpu_code import KernelCode, is_product
 from scripts.device_checks.report import Record
 
 LAUNCH_S = 2e-6  # launch, first loads and the last programs of a kernel inside a command buffer: assumed
 CYCLES_OF_EXP = 8  # 16 exponentials a cycle and multiprocessor
-_CONFIG = """
-gpu_device_info {{
-  threads_per_block_limit: 1024
-  threads_per_warp: 32
-  shared_memory_per_block: 49152
-  shared_memory_per_core: {shared}
-  threads_per_core_limit: {threads}
-  core_count: {processors}
-  fpus_per_core: 128
-  block_dim_limit_x: 2147483647
-  block_dim_limit_y: 65535
-  block_dim_limit_z: 65535
-  memory_bandwidth: {bandwidth}
-  l2_cache_size: {l2}
-  clock_rate_ghz: {clock}
-  device_memory_size: {memory}
-  shared_memory_per_block_optin: {optin}
-  cuda_compute_capability {{ {capability} }}
-  registers_per_core_limit: 65536
-  registers_per_block_limit: 65536
-}}
-platform_name: "CUDA"
-dnn_version_info {{ major: 9 minor: 12 patch: 0 }}
-runtime_version {{ major: 13 minor: 0 patch: 0 }}
-device_description_str: "{description}"
-"""
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """A kind of GPU, from its data sheet.
-
-    clock_ghz     the clock at which its published rate of dense bfloat16 products is right
-    products      bfloat16 multiply-adds of a multiprocessor in a cycle
-    shared_kib    shared memory of a multiprocessor
-    """
-
-    name: str
-    description: str
-    capability: str
-    processors: int
-    clock_ghz: float
-    products: int
-    bytes_per_s: float
-    shared_kib: int
-    memory_gib: int
-    l2_mib: int
-    max_threads: int = 2048
-
-    @property
-    def config_text(self) -> str:
-        """What XLA wants to know, in the text form of its GpuTargetConfigProto."""
-        return _CONFIG.format(
-            shared=self.shared_kib * 1024,
-            optin=(self.shared_kib - 1) * 1024,
-            threads=self.max_threads,
-            processors=self.processors,
-            bandwidth=int(self.bytes_per_s),
-            l2=self.l2_mib * 2**20,
-            clock=self.clock_ghz,
-            memory=self.memory_gib * 2**30,
-            capability=self.capability,
-            description=self.description,
-        )
-
-
-_HOPPER = "major: 9 feature_extension: ACCELERATED_FEATURES"
-_BLACKWELL = "major: 10 feature_extension: ACCELERATED_FEATURES"
-GPUS = {
-    gpu.name: gpu
-    for gpu in (
-        Gpu("h200", "NVIDIA H200 141GB HBM3e", _HOPPER, 132, 1.83, 2048, 4.8e12, 228, 141, 50),
-        Gpu("h100", "NVIDIA H100 80GB HBM3", _HOPPER, 132, 1.83, 2048, 3.35e12, 228, 80, 50),
-        Gpu("b200", "NVIDIA B200", _BLACKWELL, 148, 1.85, 4096, 7.7e12, 228, 180, 126),
-        Gpu("a100", "NVIDIA A100-SXM4-80GB", "major: 8", 108, 1.41, 1024, 2.039e12, 164, 80, 40),
-        Gpu("l4", "NVIDIA L4", "major: 8 minor: 9", 58, 2.04, 512, 0.3e12, 100, 24, 48, 1536),
-    )
-}
 
 
 def choose_kernel_config(case: Any, gpu: Gpu) -> Any:
     """Return the sizes that the kernels have on the GPU, with the case's own changes."""
     from jaxserve.attention.gpu.pages import choose_config
 
-    return replace(choose_config(gpu.description), **case.options.get("config", {}))
+    return replace(choose_config(gpu.device_kind), **case.options.get("config", {}))
 
 
 def predict(kernel: KernelCode, case: Any, gpu: Gpu) -> Record:
     """Return the facts of a kernel and its predicted shares of the GPU's limits."""
     launch = kernel.launch
     by_registers = 65536 // (max(8, -(-kernel.registers // 8) * 8) * launch.threads)
-    by_shared = gpu.shared_kib * 1024 // (launch.shared_bytes + 1024)
+    by_shared = gpu.shared_bytes // (launch.shared_bytes + 1024)
     programs = min(by_registers, by_shared, gpu.max_threads // launch.threads, 32)
     has_spills = kernel.spill_bytes > 0 and case.dtype != "float32"
     # What ptxas does where registers are short or something comes between: every product waits for the one before.
@@ -208,10 +131,10 @@ def _predict_prefill(kernel: KernelCode, case: Any, gpu: Gpu) -> Record:
             cycles = whole_blocks * combine(tensor_cycles(whole, gpu), _cost(whole))
             cycles += masked_blocks * combine(tensor_cycles(masked, gpu), _cost(masked))
             times += [warps * cycles / splits] * splits
-        end = deal([time for time in times for _ in range(case.kv_heads)], gpu.processors)
+        end = deal([time for time in times for _ in range(case.kv_heads)], gpu.num_processors)
         products = case.rows * case.heads * case.head_dim * 2 * _visible_keys(case, window)
         shares[f"share_of_loop_{name}"] = tensor_cycles(whole, gpu) / combine(tensor_cycles(whole, gpu), _cost(whole))
-        shares[f"share_{name}"] = products / gpu.products / gpu.processors / end
+        shares[f"share_{name}"] = products / gpu.products / gpu.num_processors / end
     return shares
 
 
@@ -256,7 +179,7 @@ def _predict_decode(kernel: KernelCode, case: Any, gpu: Gpu) -> Record:
     needed = case.rows * case.kv_heads * tokens * token_bytes
     splits = min(-(-tokens // config.split_tokens), config.row_programs // case.kv_heads)
     partial = 0 if splits == 1 else 2 * case.rows * case.heads * splits * (case.head_dim + 2) * 4
-    turn_cycles = block * token_bytes / (gpu.bytes_per_s / gpu.processors / (gpu.clock_ghz * 1e9))
+    turn_cycles = block * token_bytes / (gpu.bytes_per_s / gpu.num_processors / (gpu.product_hz))
     issue = kernel.launch.threads // 128 * _cost(min(kernel.loops, key=_cost)) / turn_cycles
     seconds = (needed + partial) / gpu.bytes_per_s
     kernels = 1 if case.max_tokens <= config.split_tokens else 2

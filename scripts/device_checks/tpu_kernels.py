@@ -25,12 +25,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from jaxserve.parallel.targets import TARGETS, Target, TargetPlacement, describe_devices
 from scripts.device_checks.bundles import Loop, find_kernel
-from scripts.device_checks.compile_targets import TARGETS, Target, describe_devices, prepare_environment, tell_kernels
 from scripts.device_checks.report import Record
 
 PROGRAM = Path(__file__).resolve().parents[1] / "device"
@@ -39,29 +39,7 @@ PAGE_SIZE, MAX_TOKENS, CHUNK = 32, 8192, 2048
 TILE_TOKENS = 16  # that are read and written for a new token, in bfloat16
 
 
-@dataclass(frozen=True)
-class Chip:
-    """One TPU, by the datasheet; the clock is assumed."""
-
-    target: Target
-    clock_hz: float
-
-    @property
-    def bytes_per_cycle(self) -> float:
-        """Bytes that are read from memory in a cycle."""
-        return self.target.bytes_per_s / self.clock_hz
-
-    @property
-    def flops_per_cycle(self) -> float:
-        """Additions and multiplications in bfloat16 in a cycle."""
-        return self.target.flops_per_s / self.clock_hz
-
-
-CHIPS = {
-    "v5e": Chip(TARGETS["v5e-1"], 1.5e9),
-    "v5p": Chip(replace(TARGETS["v5p-8"], num_devices=1), 1.75e9),
-    "v6e": Chip(TARGETS["v6e-1"], 1.75e9),
-}
+CHIPS = {"v5e": TARGETS["v5e-1"], "v5p": TARGETS["v5p-8"], "v6e": TARGETS["v6e-1"]}
 
 
 @dataclass(frozen=True)
@@ -198,11 +176,12 @@ class Kernel:
         return self.loops.bundles + tokens * (run.bundles + run.inner[0].bundles)
 
 
-def _predict(dump: Path, chip: Chip, shape: Shape, name: str, params: Any, what: str, rows: int) -> Iterator[Record]:
+def _predict(dump: Path, chip: Target, shape: Shape, name: str, params: Any, what: str, rows: int) -> Iterator[Record]:
     """Yield what the kernels that were compiled last need."""
     from jaxserve.attention import tpu
     from jaxserve.attention.mosaic import decode
 
+    bytes_per_cycle, flops_per_cycle = chip.bytes_per_s / chip.clock_hz, chip.flops_per_s / chip.clock_hz
     if name == "mosaic":
         loops, block_tokens, parts = find_kernel(dump, f"paged_{what}"), params.block_tokens, params.part_sizes
         kernel = Kernel(loops, name, block_tokens, decode.GRID_ROWS if what == "decode" else params.tile_queries)
@@ -215,15 +194,15 @@ def _predict(dump: Path, chip: Chip, shape: Shape, name: str, params: Any, what:
     if what == "prefill":
         for tokens in PROMPTS:
             bundles, fetched = kernel.prefill_cycles(tokens, shape.kv_heads, parts)
-            longest = max(bundles, fetched * stored_bytes / chip.bytes_per_cycle)
-            least = 4 * shape.heads * shape.head_dim * tokens * (tokens + 1) / 2 / chip.flops_per_cycle
+            longest = max(bundles, fetched * stored_bytes / bytes_per_cycle)
+            least = 4 * shape.heads * shape.head_dim * tokens * (tokens + 1) / 2 / flops_per_cycle
             yield {"kind": "prefill", "tokens": tokens, "bundles": round(bundles), "peak": round(100 * least / longest)}
         return
     for count in (count for count in DECODE_ROWS if count <= rows):
         for context in CONTEXTS:
-            least = count * context * shape.token_bytes / chip.bytes_per_cycle
+            least = count * context * shape.token_bytes / bytes_per_cycle
             bundles, fetched = kernel.decode_cycles(count, context)
-            longest = max(bundles, fetched * stored_bytes / chip.bytes_per_cycle)
+            longest = max(bundles, fetched * stored_bytes / bytes_per_cycle)
             sizes = {"rows": count, "context": context, "bundles": round(bundles)}
             yield {
                 "kind": "decode",
@@ -233,7 +212,7 @@ def _predict(dump: Path, chip: Chip, shape: Shape, name: str, params: Any, what:
             }
             if name == "mosaic":
                 written = Kernel(find_kernel(dump, "page_write"), name, 0, 0).write_cycles(count)
-                copied = 2 * count * shape.token_bytes * TILE_TOKENS / chip.bytes_per_cycle
+                copied = 2 * count * shape.token_bytes * TILE_TOKENS / bytes_per_cycle
                 load, time_ = (round(100 * each / least) for each in (written, max(written, copied)))
                 yield {"kind": "write", **sizes, "bundles": round(written), "load": load, "time": time_}
 
@@ -245,8 +224,8 @@ def _run_here(
     from jaxserve.attention import BACKENDS
 
     chip = CHIPS[target_name]
-    prepare_environment(chip.target.backend)
-    device = describe_devices(chip.target)[0]
+    device = describe_devices(chip)[0]
+    placement = TargetPlacement((device,), target=chip)
     for name in shapes:
         for backend in backends:
             for what in kinds:
@@ -255,7 +234,7 @@ def _run_here(
                 if backend == "tpu" and (SHAPES[name].head_dim > 128 or "sinks" in SHAPES[name].how):
                     continue  # several calls of the kernel, or none
                 try:
-                    with tell_kernels(chip.target, device):
+                    with placement.as_default():
                         params, cost = _compile(SHAPES[name], BACKENDS[backend](), device, rows, tokens)
                     for record in _predict(dump, chip, SHAPES[name], backend, params, what, rows):
                         print(json.dumps(about | record | cost), flush=True)
