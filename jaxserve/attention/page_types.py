@@ -49,6 +49,8 @@ def quantize(x_TKH: Array, dtype: Any) -> tuple[Array, Array | None]:
     x_TKH = x_TKH.astype(SCALE_DTYPE)
     least = float(jnp.finfo(SCALE_DTYPE).tiny) * largest
     scale_TK = jnp.maximum(jnp.max(jnp.abs(x_TKH), axis=-1), least) / largest
+    # XLA's maximum on CPUs drops NaN where it runs over vectors (jax 0.10.2).
+    scale_TK = jnp.where(jnp.any(jnp.isnan(x_TKH), axis=-1), jnp.nan, scale_TK)
     x_TKH = x_TKH / scale_TK[..., None]
     return (jnp.round(x_TKH) if jnp.issubdtype(dtype, jnp.integer) else x_TKH).astype(dtype), scale_TK
 

@@ -1,9 +1,11 @@
 """Pages of other types than the queries: every backend is held to the dense computation over what its pages hold."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxserve.attention.page_types import quantize
 from tests.attention.cases import Case
 
 PLAIN, NARROW = ("float16", "bfloat16"), ("int8", "float8_e4m3fn", "float8_e5m2")
@@ -21,3 +23,12 @@ LAYOUTS = {
 def test_answers_are_those_over_what_the_pages_hold(backend, pages_dtype, lengths, layout, how):
     case = Case(backend, lengths, **layout, head_dim=24, pages_dtype=jnp.dtype(pages_dtype))
     case.check(backend, scale=0.3, **how, atol=5e-6)
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+@pytest.mark.parametrize("num_tokens", [1, 3, 64, 512])
+def test_a_value_that_is_no_number_makes_its_scale_no_number(num_tokens, dtype):
+    x_TKH = np.random.default_rng(0).normal(size=(num_tokens, 2, 64)).astype(np.float32)
+    x_TKH[::3, 1, 7] = np.nan
+    _, scale_TK = jax.jit(lambda x_TKH: quantize(x_TKH, jnp.dtype(dtype)))(x_TKH)
+    assert (np.isnan(scale_TK) == np.isnan(x_TKH).any(axis=-1)).all()
