@@ -95,7 +95,7 @@ class EngineConfig:
         "auto",
         "Weights are packed as int8, as fp8, or as int4 with the token embeddings in int8; auto packs only integers of"
         " a quantised checkpoint, on a CPU and with their own codes. CPUs have int8 and int4 in blocks, compute in"
-        " float32 and round activations to int8 inside every product; GPUs have int8 and fp8, and TPUs all three, with"
+        " float32 and round activations to int8 inside every product; GPUs and TPUs have all three, with"
         " a scale for each output or group of inputs. blocks keeps those of a .gguf file as they are, on a CPU, where"
         " their products round activations to int8, too.",
     )

@@ -27,11 +27,10 @@ from jaxserve.weights.protocol import BlockCheckpoint, Checkpoint, holds_blocks
 from jaxserve.weights.quantized import QuantizedCheckpoint
 from jaxserve.weights.scaling import find_stored_scales
 
-# Platform → kind → in which form there are products for it. On GPUs XLA would expand the groups of int4: into more
-# bytes than bfloat16 weights have, from 32 rows on (jaxlib 0.10.2, compiled for an H200).
+# Platform → kind → in which form there are products for it.
 PRODUCTS: Mapping[str, Mapping[Quantization, str]] = {
     "cpu": {"int8": "blocks of 32", "int4": "blocks of 32", "blocks": "those of the file"},
-    "gpu": {"int8": "outputs", "fp8": "outputs"},
+    "gpu": {"int8": "outputs", "fp8": "outputs", "int4": "groups of inputs"},
     "tpu": {"int8": "outputs", "fp8": "outputs", "int4": "groups of inputs"},
 }
 FP8_CAPABILITY = 9.0  # of NVIDIA GPUs from which on fp8 is multiplied as it is
@@ -160,7 +159,9 @@ def choose_requested(quantization: Quantization, placement: Placement, dtype: np
     if quantization == "none":
         return WeightForm(quantization)
     if platform != "cpu":
-        return WeightForm(quantization, scaled=ScaledForm(quantization == "fp8" and _rounds_activations(placement)))
+        rounds_activations = quantization == "fp8" and _rounds_activations(placement)
+        has_kernel = quantization == "int4" and platform == "gpu"
+        return WeightForm(quantization, scaled=ScaledForm(rounds_activations, has_kernel))
     if dtype != np.float32:
         raise BadConfig(
             f"quantization={quantization!r} computes in float32, not {dtype}, on a cpu; try --dtype float32, or auto."
@@ -207,7 +208,7 @@ def describe_weight_form(form: WeightForm) -> str:
         activations = ", activations in fp8" if form.scaled.rounds_activations and form.quantization == "fp8" else ""
         matrices = "" if form.kinds is None else f" in {len(form.kinds)} matrices"
         text = f"{form.quantization}{matrices} with a scale for each {groups}{tables}{activations}{reason}"
-        return f"{text}, products by XLA"
+        return f"{text}, products by {'a kernel' if form.scaled.has_kernel else 'XLA'}"
     products = "native products" if library.is_usable() else "unpacked in every step, for want of a C compiler"
     if form.kinds is None:
         return f"{form.quantization}{', tables int8' if form.quantization == 'int4' else ''}{reason}, {products}"

@@ -7,7 +7,7 @@ from jax.typing import DTypeLike
 
 from jaxserve.layers import quant
 from jaxserve.layers.adapted import AdaptedKernel
-from jaxserve.layers.scaled_weight import ScaledWeight, scaled_matmul
+from jaxserve.layers.scaled_weight import ScaledWeight, scaled_matmuls
 from jaxserve.parallel.ranks import ONE_RANK, Ranks
 
 
@@ -21,12 +21,13 @@ def matmul_precision(dtype: DTypeLike) -> lax.Precision | None:
 
 
 def multiply(x_TI: Array, *kernels: Array | quant.PackedWeight | ScaledWeight) -> tuple[Array, ...]:
-    """Return x @ kernel [T, out] in x's type for each of the kernels; those in packed blocks share one call."""
+    """Return x @ kernel [T, out] in x's type for each of the kernels; those that are packed alike share one call."""
     packed = [kernel for kernel in kernels if isinstance(kernel, quant.PackedWeight)]
     if len(packed) == len(kernels):
         return quant.packed_matmul(x_TI, *packed)
+    products = iter(scaled_matmuls(x_TI, *(kernel for kernel in kernels if isinstance(kernel, ScaledWeight))))
     return tuple(
-        scaled_matmul(x_TI, kernel).astype(x_TI.dtype)
+        next(products)
         if isinstance(kernel, ScaledWeight)
         else jnp.einsum("ti,io->to", x_TI, kernel, precision=matmul_precision(x_TI.dtype))
         for kernel in kernels

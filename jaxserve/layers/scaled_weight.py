@@ -1,8 +1,9 @@
 """Weights as accelerators multiply them: numbers of few bits, and float32 scales that the products are multiplied with.
 
 int8 and fp8 (e4m3) have a scale for each output, int4 one for each output of a group of inputs. A product converts the
-numbers to the type of the activations, which XLA for TPU and for GPU does inside of the product: no expanded weight is
-ever stored. `scripts/device compile --quantization` looks for one in the compiled programs.
+numbers to the type of the activations. XLA for TPU and for GPU does so inside of the product, and of int4 on GPUs a
+kernel (int4_gpu.py): no expanded weight is ever stored. `scripts/device compile --quantization` looks for one in the
+compiled programs.
 
 A number is at most half a step from the weight that was rounded: 1/254 of the output's largest in int8, 1/14 of the
 group's in int4, 1/16 of itself in fp8. With `rounds_activations` those of a row are rounded to fp8 by one scale, too,
@@ -10,7 +11,7 @@ and both operands are multiplied as they are (Hopper and later).
 """
 
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from typing import Any, Literal, TypeAlias
 
 import jax
@@ -18,6 +19,8 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 from jax import Array, lax
+
+from jaxserve.layers.int4_gpu import BlockExperts, Codes, int4_expert_matmul, int4_matmul
 
 ScaledKind: TypeAlias = Literal["int8", "fp8", "int4"]
 DTYPES: dict[ScaledKind, np.dtype] = {
@@ -32,7 +35,7 @@ GROUP_INPUTS = (128, 64, 32)  # of int4; the first that divides the inputs
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["data", "scale"],
-    meta_fields=["kind", "is_table", "rounds_activations"],
+    meta_fields=["kind", "is_table", "rounds_activations", "has_kernel"],
 )
 @dataclass(frozen=True, slots=True)
 class ScaledWeight:
@@ -40,11 +43,13 @@ class ScaledWeight:
 
     data                 int8 or float8_e4m3fn in the shape of the weight; int4: uint8 [groups, half a group, out], of
                          which the low bits are a number of the group's first half plus 8, the high bits one of the
-                         second half
+                         second half. With a kernel it is uint16 [groups, out, a quarter of a group], and four bits are
+                         a number of each quarter, the lowest of the first
     scale                float32 [out]; of int4 [groups, out]
     kind                 the type of the numbers
     is_table             the weight is a table
     rounds_activations   activations are rounded to fp8 for the product
+    has_kernel           int4 is multiplied by the kernel where programs are for NVIDIA GPUs
     """
 
     data: Any
@@ -52,19 +57,25 @@ class ScaledWeight:
     kind: ScaledKind
     is_table: bool = False
     rounds_activations: bool = False
+    has_kernel: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of the weight."""
         if self.kind != "int4":
             return self.data.shape
-        *experts, groups, half, width_out = self.data.shape
-        return (*experts, groups * 2 * half, width_out)
+        *experts, groups, _, _ = self.data.shape
+        return (*experts, groups * self.group, self.scale.shape[-1])
 
     @property
     def group(self) -> int:
         """The inputs of a group of int4."""
-        return 2 * self.data.shape[-2]
+        return 4 * self.data.shape[-1] if self.has_kernel else 2 * self.data.shape[-2]
+
+    @property
+    def form(self) -> "ScaledForm":
+        """The way in which it is multiplied."""
+        return ScaledForm(self.rounds_activations, self.has_kernel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +83,11 @@ class ScaledForm:
     """The way in which an accelerator multiplies scaled weights.
 
     rounds_activations   those of fp8 weights are rounded to fp8, too
+    has_kernel           int4 has a kernel, and lies as this wants it
     """
 
     rounds_activations: bool = False
+    has_kernel: bool = False
 
 
 def abstract_scaled(kind: ScaledKind, shape: tuple[int, ...], *, is_table: bool, form: ScaledForm) -> ScaledWeight:
@@ -83,34 +96,62 @@ def abstract_scaled(kind: ScaledKind, shape: tuple[int, ...], *, is_table: bool,
     shape: of the weight, with experts before it
     """
     *experts, first, last = shape
-    group = next((size for size in GROUP_INPUTS if first % size == 0), None)
+    sizes = GROUP_INPUTS[:2] if form.has_kernel else GROUP_INPUTS  # a tensor core wants 16 inputs of a quarter
+    group = next((size for size in sizes if first % size == 0), None)
     if kind == "int4" and (is_table or group is None):
         kind = "int8"
+    has_kernel = form.has_kernel and kind == "int4"
     width_out = first if is_table else last
     if kind == "int4":
         assert group is not None
-        data_shape, scale_shape = (*experts, first // group, group // 2, last), (*experts, first // group, last)
+        matrix = (last, group // 4) if form.has_kernel else (group // 2, last)
+        data_shape, scale_shape = (*experts, first // group, *matrix), (*experts, first // group, last)
     else:
         data_shape, scale_shape = tuple(shape), (*experts, width_out)
     rounds = form.rounds_activations and kind == "fp8" and not is_table  # logits decide between tokens that are close
-    data, scale = jax.ShapeDtypeStruct(data_shape, DTYPES[kind]), jax.ShapeDtypeStruct(scale_shape, np.float32)
-    return ScaledWeight(data, scale, kind, is_table, rounds)
+    dtype = np.dtype(np.uint16) if has_kernel else DTYPES[kind]
+    data, scale = jax.ShapeDtypeStruct(data_shape, dtype), jax.ShapeDtypeStruct(scale_shape, np.float32)
+    return ScaledWeight(data, scale, kind, is_table, rounds, has_kernel)
+
+
+def scaled_matmuls(x_TI: Array, *weights: ScaledWeight) -> tuple[Array, ...]:
+    """Return x @ weight, [T, out] in x's type, for each of the weights. Those with a kernel share one call."""
+    with_kernel = [weight for weight in weights if weight.has_kernel]
+    products = iter(_multiply_int4(x_TI, *with_kernel)) if with_kernel else iter(())
+    return tuple(
+        next(products) if weight.has_kernel else scaled_matmul(x_TI, weight).astype(x_TI.dtype) for weight in weights
+    )
+
+
+def _multiply_int4(x_TI: Array, *weights: ScaledWeight) -> tuple[Array, ...]:
+    def run_kernel(x_TI: Array, *weights: ScaledWeight) -> tuple[Array, ...]:
+        return int4_matmul(x_TI, *(Codes(weight.data[None], weight.scale[None]) for weight in weights))
+
+    def run_reference(x_TI: Array, *weights: ScaledWeight) -> tuple[Array, ...]:
+        return tuple(scaled_matmul(x_TI, weight).astype(x_TI.dtype) for weight in weights)
+
+    return lax.platform_dependent(x_TI, *weights, cuda=run_kernel, default=run_reference)
+
+
+def scaled_expert_matmul(x_SI: Array, blocks: BlockExperts, *weights: ScaledWeight, rows: int) -> tuple[Array, ...]:
+    """Return the products [S, out] of blocks of rows with the weights of their experts, which have a kernel."""
+    return int4_expert_matmul(x_SI, blocks, *(Codes(weight.data, weight.scale) for weight in weights), rows=rows)
 
 
 def scaled_matmul(x_TI: Array, weight: ScaledWeight) -> Array:
-    """Return x @ weight, [T, out] float32."""
+    """Return x @ weight, [T, out] float32, as XLA computes it."""
     precision = lax.Precision.HIGHEST if x_TI.dtype == jnp.float32 else None
     product = partial(jnp.einsum, precision=precision, preferred_element_type=jnp.float32)
     if weight.kind == "int4":
-        x_TGHI = x_TI.reshape(len(x_TI), weight.data.shape[0], 2, -1)
+        parts = _split_bits(weight)
+        x_TGPI = x_TI.reshape(len(x_TI), len(weight.data), len(parts), -1)
 
-        def multiply_half(half: int, code_GIO: Array) -> Array:
-            y_GTO = product("tgi,gio->gto", x_TGHI[:, :, half], code_GIO.astype(x_TI.dtype))
-            # Each half by itself: XLA for TPU stores a sum of both for every group.
+        def multiply_part(part: int, code_GIO: Array) -> Array:
+            y_GTO = product("tgi,gio->gto", x_TGPI[:, :, part], code_GIO.astype(x_TI.dtype))
+            # Each part by itself: XLA for TPU stores a sum of all for every group.
             return jnp.einsum("gto,go->to", y_GTO, weight.scale, precision=lax.Precision.HIGHEST)
 
-        low_GIO, high_GIO = _split_bits(weight.data)
-        return multiply_half(0, low_GIO) + multiply_half(1, high_GIO)
+        return reduce(jnp.add, map(multiply_part, range(len(parts)), parts))
     equation = "ti,oi->to" if weight.is_table else "ti,io->to"
     if not weight.rounds_activations:
         return product(equation, x_TI, weight.data.astype(x_TI.dtype)) * weight.scale
@@ -119,9 +160,10 @@ def scaled_matmul(x_TI: Array, weight: ScaledWeight) -> Array:
     return y_TO * scale_T1 * weight.scale
 
 
-def _split_bits(data: Array) -> tuple[Array, Array]:
-    """Return the numbers of the first and of the second half of each group, int8."""
-    return (data & 15).astype(jnp.int8) - 8, (data >> 4).astype(jnp.int8) - 8
+def _split_bits(weight: ScaledWeight) -> list[Array]:
+    """Return the numbers of the first and of each other part of the groups, int8 [groups, inputs of a part, out]."""
+    data = jnp.swapaxes(weight.data, -1, -2) if weight.has_kernel else weight.data
+    return [(data >> shift & 15).astype(jnp.int8) - 8 for shift in range(0, 8 * data.dtype.itemsize, 4)]
 
 
 def round_to_fp8(x_TI: Array) -> tuple[Array, Array]:
@@ -165,12 +207,14 @@ def round_values(value: np.ndarray, scale: np.ndarray, weight: ScaledWeight) -> 
         code = np.clip(np.rint(value), -largest - 1, largest).astype(np.int8)
     if weight.kind == "int8":
         return code
-    low, high = np.split((code + 8).astype(np.uint8), 2, axis=-2)
-    return low | high << 4
+    dtype = weight.data.dtype
+    parts = np.split((code + 8).astype(dtype), 2 * dtype.itemsize, axis=-2)
+    data = reduce(np.bitwise_or, (part << 4 * index for index, part in enumerate(parts)))
+    return data.swapaxes(-1, -2) if weight.has_kernel else data
 
 
 def dequantize(weight: ScaledWeight) -> Array:
     """Return the values, float32, in the shape of the weight: the reference of the products."""
     scale = weight.scale[..., None] if weight.is_table else weight.scale[..., None, :]
-    data = jnp.concatenate(_split_bits(weight.data), axis=-2) if weight.kind == "int4" else weight.data
+    data = jnp.concatenate(_split_bits(weight), axis=-2) if weight.kind == "int4" else weight.data
     return (data.astype(jnp.float32) * scale).reshape(weight.shape)

@@ -23,7 +23,7 @@ from jaxserve.layers.adapter import is_adaptable
 from jaxserve.layers.block_forms import BLOCK_SIZE
 from jaxserve.layers.param_spec import ParamPath, ParamSpec
 from jaxserve.layers.quant import PackedWeight, data_shape
-from jaxserve.layers.scaled_weight import ScaledForm, ScaledWeight, abstract_scaled
+from jaxserve.layers.scaled_weight import ScaledWeight, abstract_scaled
 from jaxserve.models.attention_spec import AttentionSpec
 from jaxserve.models.spec import DecoderSpec, LayerSpec, MoESpec
 from jaxserve.parallel.placement import Placement
@@ -201,13 +201,13 @@ def _place_scaled(
     weight: ScaledWeight, shape: tuple[int, ...], axes: tuple[Axis | None, ...], placement: Placement
 ) -> ScaledWeight:
     """Return a scaled weight as it lies on the devices. shape, axes: of its values, with experts before them."""
-    form = ScaledForm(weight.rounds_activations)
-    whole = abstract_scaled(weight.kind, shape, is_table=weight.is_table, form=form)
+    whole = abstract_scaled(weight.kind, shape, is_table=weight.is_table, form=weight.form)
     experts, first, last = axes[:-2], axes[-2], axes[-1]
     data_axes: tuple[Axis | None, ...] = axes
     scale_axes: tuple[Axis | None, ...] = (*experts, first if weight.is_table else last)
     if weight.kind == "int4":
-        data_axes, scale_axes = (*experts, first, None, last), (*experts, first, last)
+        matrix = (last, None) if weight.has_kernel else (None, last)
+        data_axes, scale_axes = (*experts, first, *matrix), (*experts, first, last)
     data_sharding, scale_sharding = placement.split(data_axes), placement.split(scale_axes)
     try:
         data_sharding.shard_shape(whole.data.shape)

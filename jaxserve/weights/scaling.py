@@ -7,7 +7,6 @@ import numpy as np
 
 from jaxserve.layers.param_spec import Origin, ParamSpec, Part, RowBlocks, Source
 from jaxserve.layers.scaled_weight import (
-    ScaledForm,
     ScaledKind,
     ScaledWeight,
     abstract_scaled,
@@ -60,8 +59,7 @@ class WeightRounding:
         scales: np.ndarray | None = None,
     ) -> None:
         self._read, self._param, self._target = read, param, target
-        form = ScaledForm(target.rounds_activations)
-        self._own = abstract_scaled(target.kind, param.shape, is_table=target.is_table, form=form)
+        self._own = abstract_scaled(target.kind, param.shape, is_table=target.is_table, form=target.form)
         if scales is not None:
             self._scales = scales
             return
@@ -84,7 +82,7 @@ class WeightRounding:
         num_experts = len(self._param.shape) - 2
         experts, rest = index[:num_experts], index[num_experts:]
         if self._target.kind == "int4":
-            groups, _, outputs = rest
+            groups, outputs = (rest[0], rest[1]) if self._target.has_kernel else (rest[0], rest[2])
             start, stop, _ = groups.indices(self._target.data.shape[-3])
             size = self._target.group
             inputs = slice(start * size, stop * size)
@@ -109,7 +107,8 @@ class WeightRounding:
         return len(self._param.shape) - (2 if self._target.is_table else 1)
 
     def _take_outputs(self, data: np.ndarray, outputs: slice) -> np.ndarray:
-        return data[..., outputs, :] if self._target.is_table else data[..., outputs]
+        has_last_inputs = self._target.is_table or self._target.has_kernel
+        return data[..., outputs, :] if has_last_inputs else data[..., outputs]
 
     def _find_part(self, experts: Sequence[slice], inputs: slice, outputs: slice) -> tuple[Part, tuple[int, ...]]:
         matrix = (outputs, inputs) if self._target.is_table else (inputs, outputs)

@@ -45,6 +45,7 @@ SHORT = (
     Case("v6e-4", "Llama-3.1-8B", ("decode 128",)),  # collectives
     Case("v5p-8", "Gemma-3-27B", ("decode 128",)),  # two cache groups
     Case("h200x1", "Llama-3.1-8B", ("decode 32", "decode 256", "prefill 2048", "sample 256", "copy", "score")),
+    Case("h200x1", "Llama-3.1-8B", ("decode 32", "prefill 512"), layers=1, quantization="int4"),
     Case("h200x1", "gpt-oss-20b", ("decode 32", "prefill 512")),  # sinks, windows, experts, heads of 64
     Case("h100x8", "Llama-3.1-70B", ("decode 256",)),  # collectives
     Case("a100x1", "Qwen3-0.6B", ("decode 32",)),  # other tensor cores

@@ -72,7 +72,8 @@ def _is_alike(said: int, planned: int) -> bool:
 def _packed_sizes(weights: tuple[Any, ...]) -> set[int]:
     """Return the numbers of values of each packed weight on a device."""
     return {
-        math.prod(weight.data.sharding.shard_shape(weight.data.shape)) * (2 if weight.kind == "int4" else 1)
+        math.prod(weight.data.sharding.shard_shape(weight.data.shape))
+        * (2 * weight.data.dtype.itemsize if weight.kind == "int4" else 1)
         for weight in weights
         if isinstance(weight, ScaledWeight)
     }

@@ -129,6 +129,7 @@ def test_weights_of_one_call_are_packed_together_or_not_at_all(tmp_path):
 FORMS = {
     ("tpu", "int8"): "int8 with a scale for each output, products by XLA",
     ("tpu", "int4"): "int4 with a scale for each group of inputs, tables int8, products by XLA",
+    ("gpu", "int4"): "int4 with a scale for each group of inputs, tables int8, products by a kernel",
     ("gpu", "fp8"): "fp8 with a scale for each output, activations in fp8, products by XLA",
 }
 
@@ -177,6 +178,6 @@ def test_activations_are_rounded_where_fp8_is_multiplied_as_it_is(tmp_path):
     assert older.scaled == ScaledForm(rounds_activations=False)
 
 
-def test_what_would_be_expanded_is_refused_with_what_would_not(tmp_path):
-    with pytest.raises(BadConfig, match="quantization='int4' has no products on a gpu; try int8 or fp8"):
-        choose(write(tmp_path, INT4), "gpu", "bfloat16", quantization="int4")
+def test_what_has_no_products_is_refused_with_what_has(tmp_path):
+    with pytest.raises(BadConfig, match="quantization='blocks' has no products on a gpu; try int8 or fp8 or int4"):
+        choose(write(tmp_path, INT4), "gpu", "bfloat16", quantization="blocks")

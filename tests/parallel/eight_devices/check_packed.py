@@ -39,9 +39,17 @@ def test_logits_are_those_of_one_device_but_for_rounded_activations(make, quanti
         np.testing.assert_allclose(make(quantization, size).logits(token_T), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("quantization", "size"), [("int8", 8), ("fp8", 4), ("int4", 2)])
-def test_scaled_weights_give_the_logits_of_one_device_with_a_part_on_each(make, quantization, size):
-    one, split = make(quantization, 1, ScaledForm()), make(quantization, size, ScaledForm())
+@pytest.mark.parametrize(
+    ("quantization", "size", "form"),
+    [
+        ("int8", 8, ScaledForm()),
+        ("fp8", 4, ScaledForm()),
+        ("int4", 2, ScaledForm()),
+        ("int4", 2, ScaledForm(has_kernel=True)),
+    ],
+)
+def test_scaled_weights_give_the_logits_of_one_device_with_a_part_on_each(make, quantization, size, form):
+    one, split = make(quantization, 1, form), make(quantization, size, form)
     for path, weight in one.leaves.items():
         for whole, part in zip(jax.tree.leaves(weight), jax.tree.leaves(split.leaves[path]), strict=True):
             if part.shape == whole.shape:  # key heads are repeated
