@@ -17,7 +17,20 @@ from server.errors import to_api_error
 from server.logs import sanitize
 from server.middleware import ROUTE_KEY, OuterMiddleware
 from server.openapi.document import to_openapi_path
-from server.routes import adapters, chat, completions, control, debug, docs, models, operations, page, render, tokens
+from server.routes import (
+    adapters,
+    chat,
+    completions,
+    control,
+    debug,
+    docs,
+    models,
+    operations,
+    page,
+    render,
+    responses,
+    tokens,
+)
 from server.state import ServerState, make_request_id
 
 if TYPE_CHECKING:
@@ -54,7 +67,8 @@ def create_app(llm: AsyncLLM, config: ServerConfig) -> Quart:
     state = ServerState(llm, config)
     app.extensions[STATE_KEY] = state
     app.request_class = make_request_class(state.body_meter)
-    for module in (chat, completions, render, models, adapters, tokens, operations, control, debug, page, docs):
+    generating = (chat, completions, responses)
+    for module in (*generating, render, models, adapters, tokens, operations, control, debug, page, docs):
         app.register_blueprint(module.make_blueprint(state))
     _add_hooks(app, state)
     app.asgi_app = wrap_app(OuterMiddleware(app.asgi_app, config, state.http_metrics), config.middleware)  # type: ignore[method-assign]

@@ -12,7 +12,7 @@ from server.replies import ReplyMetadata, TokenCounts, UsageTracker, in_slices, 
 from server.schemas.chat import ChatRequest
 from server.schemas.tools import resolve_tool_choice
 from server.tool_metrics import ToolMetrics
-from server.writer import DONE, Event
+from server.writer import DONE, KEEP_ALIVE, Event
 
 COMPLETION_OBJECT, CHUNK_OBJECT = "chat.completion", "chat.completion.chunk"
 
@@ -36,6 +36,7 @@ class ChatWriter:
     """
 
     end = DONE
+    keep_alive = KEEP_ALIVE
 
     def __init__(
         self,

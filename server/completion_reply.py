@@ -13,7 +13,7 @@ from server.jobs import Prompt
 from server.logprobs import CompletionLogprobsBuilder
 from server.replies import ReplyMetadata, TokenCounts, UsageTracker, in_slices, render_prompt_logprobs, sum_usage
 from server.schemas.completions import CompletionRequest
-from server.writer import DONE, Event
+from server.writer import DONE, KEEP_ALIVE, Event
 
 if TYPE_CHECKING:
     from jaxserve import AsyncLLM, Ready
@@ -42,6 +42,7 @@ class CompletionWriter:
     """A writer of completions."""
 
     end = DONE
+    keep_alive = KEEP_ALIVE
 
     def __init__(
         self, request: CompletionRequest, metadata: ReplyMetadata, generation: Generation, echoes: Sequence[PromptEcho]

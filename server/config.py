@@ -137,6 +137,11 @@ class ServerConfig:
     max_unsent_bytes: int = option(
         512 * MIB, "most output of all requests that waits to be read; above, the one furthest behind is ended"
     )
+    responses_store_size: int = option(
+        1000, "most responses of /v1/responses kept for previous_response_id; 0: none are", group="stored responses"
+    )
+    responses_store_bytes: int = option(64 * MIB, "most bytes of all kept responses with their conversations")
+    responses_store_age_s: float = option(3600.0, "seconds for which a response is kept")
     drain_timeout_s: float = option(
         30.0, "seconds in which running requests may finish after SIGTERM", group="shutdown"
     )
@@ -213,6 +218,7 @@ class ServerConfig:
             "max_unsent_bytes",
             "max_completion_prompts",
             "max_reply_bytes",
+            "responses_store_bytes",
         ):
             _check_minimum(name, getattr(self, name), 1)
         for name in (
@@ -222,6 +228,8 @@ class ServerConfig:
             "body_timeout_s",
             "max_stop_strings",
             "max_tools",
+            "responses_store_size",
+            "responses_store_age_s",
         ):
             _check_minimum(name, getattr(self, name), 0)
 

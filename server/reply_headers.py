@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -11,17 +11,25 @@ from quart import Response
 if TYPE_CHECKING:
     from jaxserve import Ready
 
-UNENFORCED_HEADER = "x-jaxserve-unenforced"
+UNENFORCED_HEADER, IGNORED_TOOLS_HEADER = "x-jaxserve-unenforced", "x-jaxserve-ignored-tools"
 MAX_NAMES, MAX_NAME_CHARS = 20, 64
 
 
-def add_unenforced_header(response: Response, jobs: Sequence[Ready]) -> Response:
-    """Name in a header the `format`s of JSON schemas that are not enforced, and return the response.
+def add_names_header(response: Response, header: str, names: Iterable[str]) -> Response:
+    """List names in a header, each once, and return the response. Without names there is no header.
 
     At most MAX_NAMES are named. What cannot stand in an HTTP token (RFC 9110, section 5.6.2) is percent-encoded.
     """
-    names = dict.fromkeys(name for job in jobs for name in job.unenforced_formats)
-    if names:
-        tokens = [quote(name[:MAX_NAME_CHARS], safe="!#$&'*+^`|") for name in names][:MAX_NAMES]
-        response.headers[UNENFORCED_HEADER] = ", ".join(tokens)
+    tokens = [quote(name[:MAX_NAME_CHARS], safe="!#$&'*+^`|") for name in dict.fromkeys(names)][:MAX_NAMES]
+    if tokens:
+        response.headers[header] = ", ".join(tokens)
     return response
+
+
+def add_unenforced_header(response: Response, jobs: Sequence[Ready], others: Iterable[str] = ()) -> Response:
+    """Name in a header what the answer need not follow, and return the response.
+
+    These are the `format`s of JSON schemas that are not enforced, and `others`.
+    """
+    formats = (name for job in jobs for name in job.unenforced_formats)
+    return add_names_header(response, UNENFORCED_HEADER, (*formats, *others))

@@ -46,7 +46,7 @@ class RequestSlot:
         self._error: BaseException | None = None
         self._has_failed = asyncio.Event()
         self._may_be_aborted = config.server_dev_mode
-        self.ids: tuple[str, ...] = ()
+        self.ids = ("", "")
         loop = asyncio.get_running_loop()
         timers = ((config.queue_timeout_s, self._end_waiting), (config.request_timeout_s, self._end_running))
         self._timers = [loop.call_later(seconds, end, seconds) for seconds, end in timers if seconds]
@@ -72,15 +72,15 @@ class RequestSlot:
         """Start the generations. Raises the error that `fail` was given, if it has been called already."""
         if self._error is not None:
             raise self._error
-        self.places.name(request_id.partition("-")[2], is_traced=self._trace is not None)
+        self.places.name(self.ids[1], is_traced=self._trace is not None)
         if self._trace is not None:
             self._trace.describe(request_id, jobs)
         self._generation = Generation(llm, jobs, self._unsent, constraint_field, self._trace)
         return self._generation
 
-    def set_id(self, reply_id: str) -> None:
-        """Take note of the id of its reply, by which it may be aborted."""
-        self.ids = (reply_id, reply_id.partition("-")[2])
+    def set_id(self, prefix: str, base: str) -> None:
+        """Take note of the id of its reply, prefix and base, by which it may be aborted. base: may be the client's."""
+        self.ids = (prefix + base, base)
 
     def abort(self, error: BaseException) -> bool:
         """End the request with this error; return False if it has been finished or ended already."""

@@ -1,5 +1,7 @@
 """Sends the reply of a generation endpoint, whole or as a stream, as its writer makes it."""
 
+from collections.abc import Iterable
+
 from quart import Response
 
 from server.errors import json_response
@@ -12,9 +14,17 @@ from server.writer import Writer
 
 
 async def send_reply(
-    state: ServerState, request: GenerationRequest, generation: Generation, writer: Writer, interval: int
+    state: ServerState,
+    request: GenerationRequest,
+    generation: Generation,
+    writer: Writer,
+    interval: int,
+    unenforced: Iterable[str] = (),
 ) -> Response:
-    """Make the HTTP response of a generation. interval: tokens of a choice that a chunk waits for.
+    """Make the HTTP response of a generation.
+
+    interval: tokens of a choice that a chunk waits for. unenforced: names of further things that the answer need not
+    follow.
 
     Raises ApiError if the generation failed before its first byte.
     """
@@ -23,4 +33,4 @@ async def send_reply(
         response = await stream_response(generation, writer, interval=interval, keep_alive_s=keep_alive_s)
     else:
         response = json_response(await writer.write_whole(), headers=state.get_load_headers())
-    return add_unenforced_header(response, generation.jobs)
+    return add_unenforced_header(response, generation.jobs, unenforced)

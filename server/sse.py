@@ -9,7 +9,6 @@ from server.errors import to_api_error
 from server.generation import Generation
 from server.writer import Event, Writer
 
-KEEP_ALIVE = b": keep-alive\n\n"
 FIRST_RESULT_TIMEOUT_S = 0.25  # an error that comes this soon still gets an HTTP status of its own
 
 
@@ -24,9 +23,12 @@ async def stream_response(generation: Generation, writer: Writer, *, interval: i
     await generation.wait(FIRST_RESULT_TIMEOUT_S)
     if generation.error is not None and not generation.has_pending:
         raise generation.error
-    response = Response(
-        stream_events(generation, writer, interval, keep_alive_s), content_type="text/event-stream; charset=utf-8"
-    )
+    return make_stream_response(stream_events(generation, writer, interval, keep_alive_s))
+
+
+def make_stream_response(pieces: AsyncIterator[bytes]) -> Response:
+    """Make the HTTP response of a stream. pieces: its bytes."""
+    response = Response(pieces, content_type="text/event-stream; charset=utf-8")
     response.headers["Cache-Control"] = "no-cache"
     response.headers["X-Accel-Buffering"] = "no"
     response.timeout = None  # Quart would end a stream after 60 s
@@ -38,16 +40,36 @@ async def stream_events(
 ) -> AsyncIterator[bytes]:
     """Yield the bytes of the stream; all deltas that are pending go into one piece.
 
-    If the writer raises, the generation ends, and the client is told as of any other error.
-
     It yields to the event loop after each piece: sends to a connection that was reset return at once, and a stream that
     never waits would block all others.
     """
-    has_opened, error = False, None
     keep_alive = KeepAliveTimer(generation, keep_alive_s)
+    last: list[Event] = []
+    async for events, is_last in read_events(generation, writer, interval):
+        if is_last:
+            last = events
+            break
+        if events:
+            yield _encode(events)
+            keep_alive.restart()
+        elif keep_alive.is_due:
+            yield writer.keep_alive
+            keep_alive.restart()
+        await asyncio.sleep(0)
+    keep_alive.cancel()
+    yield _encode(last) + writer.end
+
+
+async def read_events(generation: Generation, writer: Writer, interval: int) -> AsyncIterator[tuple[list[Event], bool]]:
+    """Yield the events of a generation, of all deltas that are pending at once, and whether they are the last ones.
+
+    There are none where something else has woken it (Generation.wake). If the writer raises, the generation ends, and
+    its failure is told as any other error.
+    """
+    has_opened = False
     while True:
         await generation.wait()
-        is_finished = generation.is_finished
+        is_finished, error = generation.is_finished, None
         events: list[Event] = []
         try:
             for delta in generation.take(interval):
@@ -59,19 +81,10 @@ async def stream_events(
             generation.release()
             is_finished, error = True, to_api_error(raised, admitted=True)
         if is_finished:
-            break
-        if events:
-            yield _encode(events)
-            keep_alive.restart()
-        elif keep_alive.is_due:
-            yield KEEP_ALIVE
-            keep_alive.restart()
-        await asyncio.sleep(0)
-    keep_alive.cancel()
-    error = error or generation.error
-    if error is not None:
-        events += writer.failure(error)
-    yield _encode(events) + writer.end
+            error = error or generation.error
+            yield events if error is None else [*events, *writer.failure(error)], True
+            return
+        yield events, False
 
 
 def _encode(events: list[Event]) -> bytes:

@@ -26,6 +26,7 @@ from server.metrics import EventLoopLag, HttpMetrics
 from server.replies import ReplyMetadata, make_random_id, now_s
 from server.request_reader import RequestReader
 from server.request_slots import RequestSlot, RequestSlots
+from server.responses.store import ResponseStore
 from server.schemas.checks import check_label
 from server.schemas.generation import GenerationRequest
 from server.tool_metrics import ToolMetrics
@@ -43,12 +44,14 @@ RANK_HEADER = "X-data-parallel-rank"
 class ServerState:
     """State of one server, shared by its routes.
 
-    Everything is fixed at the start but `slots` (the admitted requests), `body_meter`, the metrics and `connections`.
+    Everything is fixed at the start but `slots` (the admitted requests), `responses`, `body_meter`, the metrics and
+    `connections`.
 
     llm              the model that is served
     config           settings of the HTTP side
     auth             the check of API keys
     slots            the admitted requests, and how many generations they may have in all
+    responses        the responses that are kept for their callers
     control          pauses the server and ends requests by their ids, in dev mode
     model_names      names under which the model is served; replies carry the first
     created          Unix time of the start, in seconds, as /v1/models tells it
@@ -67,6 +70,7 @@ class ServerState:
         self.llm = llm
         self.config = config
         self.slots = RequestSlots(llm, config)
+        self.responses = ResponseStore(config)
         self.control = ServerControl(llm, self.slots)
         self.auth = ApiKeyAuth(config)
         self.model_names = config.served_model_name or (llm.config.model,)
@@ -164,16 +168,16 @@ class ServerState:
     ) -> ReplyMetadata:
         """Make the fields that the reply has in common with all its chunks, when the request is accepted.
 
-        slot: gets the id, by which the request may be aborted. prefix: beginning of the id, such as "chatcmpl".
+        slot: gets the id, by which the request may be aborted. prefix: beginning of the id, like "chatcmpl-".
         adapter: the request's, whose name replies carry.
         parses_reasoning: the endpoint separates reasoning from content, for models that reason.
         """
         config = self.config
         as_ids = request.return_tokens_as_token_ids
-        reply_id = f"{prefix}-{quart.request.headers.get('X-Request-Id') or request.request_id or make_random_id()}"
-        slot.set_id(reply_id)
+        base = quart.request.headers.get("X-Request-Id") or request.request_id or make_random_id()
+        slot.set_id(prefix, base)
         return ReplyMetadata(
-            id=reply_id,
+            id=prefix + base,
             created=now_s(),
             model=self.model_names[0] if adapter is None else adapter.name,
             fingerprint=self.fingerprint,

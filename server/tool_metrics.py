@@ -8,7 +8,7 @@ from prometheus_client.registry import Collector
 
 MODES = ("streaming", "non_streaming")
 OUTCOMES = ("tool_call", "no_tool_call")
-CHAT, REQUEST_TYPES = "chat_completions", ("chat_completions", "responses", "other")
+CHAT, RESPONSES, OTHER = REQUEST_TYPES = ("chat_completions", "responses", "other")
 
 
 class ToolMetrics(Collector):
@@ -21,9 +21,9 @@ class ToolMetrics(Collector):
         self._model_name = model_name
         self._counts: dict[tuple[str, str, str], int] = dict.fromkeys(product(MODES, OUTCOMES, REQUEST_TYPES), 0)
 
-    def count(self, mode: str, *, has_call: bool) -> None:
-        """Count one parse. mode: one of MODES. has_call: it found a tool call."""
-        self._counts[mode, OUTCOMES[not has_call], CHAT] += 1
+    def count(self, mode: str, *, has_call: bool, request_type: str = CHAT) -> None:
+        """Count one parse. mode: one of MODES. has_call: it found a tool call. request_type: one of REQUEST_TYPES."""
+        self._counts[mode, OUTCOMES[not has_call], request_type] += 1
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metric, as prometheus_client asks for it at each scrape."""

@@ -9,6 +9,7 @@ from jaxserve import TextDelta
 from server.errors import ApiError
 
 DONE = b"data: [DONE]\n\n"
+KEEP_ALIVE = b": keep-alive\n\n"
 ESCAPED_LINE_ENDS = tuple((end.encode(), b"\\u%04x" % ord(end)) for end in "\u0085\u2028\u2029")
 
 
@@ -42,6 +43,11 @@ class Writer(Protocol):
     @property
     def end(self) -> bytes:
         """The bytes that end every stream."""
+        ...
+
+    @property
+    def keep_alive(self) -> bytes:
+        """The bytes that are sent when there has been nothing else for a while."""
         ...
 
     async def write_whole(self) -> dict[str, Any]:

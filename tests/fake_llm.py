@@ -122,6 +122,7 @@ class FakeLLM:
     """Generates `pieces[j]` for choice j of every prompt, one delta for each piece.
 
     hold_at            deltas from this number on wait until `release` is set
+    pause_turns        turns of the event loop before each delta; with 10 a stream has taken the one before
     fail_at            instead of the delta of this number `generate_error` is raised
     validate_error     raised by prepare when it checks the prompt
     plan_error         raised by prepare when it compiles the grammar
@@ -159,6 +160,7 @@ class FakeLLM:
         self.ends: Counter[str] = Counter()
         self.hold_at: int | None = None
         self.release = asyncio.Event()
+        self.pause_turns = 0
         self.fail_at: int | None = None
         self.generate_error: Exception = EngineStopped("gone")
         self.validate_error: Exception | None = None
@@ -289,6 +291,8 @@ class FakeLLM:
             for number, delta in enumerate(self._deltas(ready)):
                 if self.hold_at is not None and number >= self.hold_at:
                     await self.release.wait()
+                for _ in range(self.pause_turns):
+                    await asyncio.sleep(0)
                 if number == self.fail_at:
                     raise self.generate_error
                 on_delta(delta)

@@ -35,6 +35,7 @@ SECTIONS = {
         *("--request-template-timeout-s", "--template-timeout-s", "chat_template_kwargs"),
         *("--max-num-queued-reqs", "--max-num-queued-tokens", "--max-concurrency-per-key"),
         *("--queue-timeout-s --request-timeout-s", "--send-stall-timeout-s", "--max-unsent-bytes"),
+        "--responses-store-size --responses-store-bytes --responses-store-age-s",
         *("--step-timeout-s", "error messages"),
     ],
     "HTTP rules": number("H", 18),

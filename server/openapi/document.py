@@ -36,11 +36,12 @@ DESCRIPTION = (
 STREAM_DESCRIPTION = (
     "Server-sent events; the last one's data is [DONE]. An error in mid-stream is one event before that."
 )
+EVENT_DESCRIPTION = "Server-sent events. The type of each stands in its line `event` and in its data."
 
 
 def to_openapi_path(rule: str) -> str:
     """Write the pattern of a Quart route as OpenAPI does: /v1/models/{name}."""
-    return rule.replace("<anything:", "{").replace(">", "}")
+    return rule.replace("<anything:", "{").replace("<", "{").replace(">", "}")
 
 
 def list_routes(app: Quart) -> set[tuple[str, str]]:
@@ -133,20 +134,27 @@ def _make_content(operation: Operation) -> dict[str, Any]:
     schema = {"type": "object"} if operation.reply is dict else _make_reference(operation.reply)
     content: dict[str, Any] = {JSON_TYPE: {"schema": schema}}
     if operation.chunk is not None:
-        content["text/event-stream"] = {"schema": _make_event_schema(operation.chunk)}
+        content["text/event-stream"] = {"schema": _make_event_schema(operation)}
     return content
 
 
-def _make_event_schema(chunk: type) -> dict[str, Any]:
-    """Make the schema of one event of a stream: an object with its data."""
-    json_schema = {"anyOf": [_make_reference(chunk), _make_reference(replies.ErrorReply)]}
-    data = {"type": "string", "contentMediaType": "application/json", "contentSchema": json_schema}
+def _make_event_schema(operation: Operation) -> dict[str, Any]:
+    """Make the schema of one event of a stream: an object with its data, and its type if the data has one."""
+    if not operation.ends_with_done:
+        data = _make_data_schema(_make_reference(operation.chunk))
+        properties = {"event": {"type": "string"}, "data": data}
+        return {"type": "object", "description": EVENT_DESCRIPTION, "required": [*properties], "properties": properties}
+    data = _make_data_schema({"anyOf": [_make_reference(operation.chunk), _make_reference(replies.ErrorReply)]})
     return {
         "type": "object",
         "description": STREAM_DESCRIPTION,
         "required": ["data"],
         "properties": {"data": {"anyOf": [{"const": "[DONE]"}, data]}},
     }
+
+
+def _make_data_schema(json_schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "string", "contentMediaType": "application/json", "contentSchema": json_schema}
 
 
 def _make_error_response(status: int) -> dict[str, Any]:

@@ -5,11 +5,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from server.schemas import generation_replies, replies
+from server.schemas import generation_replies, replies, response_replies
 from server.schemas.adapters import LoadAdapterRequest, UnloadAdapterRequest
 from server.schemas.chat import ChatRequest
 from server.schemas.completions import CompletionRequest
 from server.schemas.control import AbortRequest
+from server.schemas.responses import ResponsesRequest
 from server.schemas.tokens import DetokenizeRequest, TokenizeRequest
 
 COMMON_STATUSES = (400, 431, 500)
@@ -17,7 +18,7 @@ BODY_STATUSES = (404, 408, 413, 415, 429, 503, 504)
 ERROR_DESCRIPTIONS = {  # status → when
     400: "Something in the request is wrong; param names the field.",
     401: "The key is missing or wrong.",
-    404: "There is no such model.",
+    404: "There is no such model, or no such response.",
     408: "The body was not complete in time (--body-timeout-s).",
     413: "The body is larger than --max-body-bytes.",
     415: "The body is encoded; send it as it is.",
@@ -51,6 +52,7 @@ class Operation:
     example             a body to try
     parameters          those outside the body
     extra_statuses      error statuses beyond those of every route
+    ends_with_done      the last event of its stream is [DONE]
     has_unready_reply   503 has the same form as 200
     is_cached           If-None-Match may be answered with 304
     key_scope           whether all paths of the pattern need a key, where keys are configured, or only some
@@ -64,6 +66,7 @@ class Operation:
     example: Any = None
     parameters: tuple[OperationParameter, ...] = ()
     extra_statuses: tuple[int, ...] = ()
+    ends_with_done: bool = True
     has_unready_reply: bool = False
     is_cached: bool = False
     key_scope: Literal["all", "some"] = "all"
@@ -123,6 +126,8 @@ _HEALTH = Operation(
 )
 _CHAT = {"messages": [{"role": "user", "content": "Why is the sky blue?"}], "max_tokens": 40}
 _COMPLETION = {"prompt": "Once upon a time", "max_tokens": 20}
+_RESPONSE = {"input": "Why is the sky blue?", "max_output_tokens": 40}
+RESPONSE_ID_PARAMETER = OperationParameter("response_id", "path", "The id of a response.", STRING_SCHEMA)
 _DOCS = Operation("Documentation", "Show this document as a page", HTML)
 
 OPERATIONS: dict[tuple[str, str], Operation] = {
@@ -134,6 +139,43 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         generation_replies.ChatChunk,
         _CHAT,
         HEADER_PARAMETERS,
+    ),
+    ("POST", "/v1/responses"): Operation(
+        "Generation",
+        "Answer items, such as messages and results of tools",
+        response_replies.ResponseJson,
+        ResponsesRequest,
+        response_replies.ResponseEvent,
+        _RESPONSE,
+        HEADER_PARAMETERS,
+        ends_with_done=False,
+    ),
+    ("GET", "/v1/responses/{response_id}"): Operation(
+        "Generation",
+        "Return a response that is kept, or the events of one in the background",
+        response_replies.ResponseJson,
+        chunk=response_replies.ResponseEvent,
+        parameters=(
+            RESPONSE_ID_PARAMETER,
+            OperationParameter("stream", "query", "Return the events.", {"type": "boolean"}),
+            OperationParameter("starting_after", "query", "Only events behind this one.", {"type": "integer"}),
+        ),
+        extra_statuses=(404,),
+        ends_with_done=False,
+    ),
+    ("DELETE", "/v1/responses/{response_id}"): Operation(
+        "Generation",
+        "Forget a response",
+        response_replies.DeletedResponse,
+        parameters=(RESPONSE_ID_PARAMETER,),
+        extra_statuses=(404,),
+    ),
+    ("POST", "/v1/responses/{response_id}/cancel"): Operation(
+        "Generation",
+        "End a response that is generated in the background",
+        response_replies.ResponseJson,
+        parameters=(RESPONSE_ID_PARAMETER,),
+        extra_statuses=(404,),
     ),
     ("POST", "/v1/completions"): Operation(
         "Generation",

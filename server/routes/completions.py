@@ -25,7 +25,7 @@ def make_blueprint(state: ServerState) -> Blueprint:
         prompts = await work.run(partial(parse_prompts, request, state.config))
         adapter = state.check_model(request.model)
         slot = state.admit(len(prompts) * (request.n or 1), "prompt" if request.n in (None, 1) else "n")
-        metadata = state.make_metadata(slot, "cmpl", request, adapter)
+        metadata = state.make_metadata(slot, "cmpl-", request, adapter)
         salt = state.get_cache_salt(request)
         jobs = await slot.run(
             prepare_completions(request, prompts, state.llm, state.config, work, slot.places, salt, rank, adapter)

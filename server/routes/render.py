@@ -37,7 +37,7 @@ def make_blueprint(state: ServerState) -> Blueprint:
         state.check_headers(request)
         adapter = state.check_model(request.model)
         slot = state.admit(1)
-        frame = state.make_metadata(slot, "chatcmpl", request, adapter)
+        frame = state.make_metadata(slot, "chatcmpl-", request, adapter)
         job = await slot.run(prepare_chat(request, state.llm, state.config, work, slot.places))
         text = {"prompt_text": job.prompt_text} if request.return_prompt_text else {}
 
@@ -55,7 +55,7 @@ def make_blueprint(state: ServerState) -> Blueprint:
         prompts = await work.run(partial(parse_prompts, request, state.config))
         adapter = state.check_model(request.model)
         slot = state.admit(len(prompts), "prompt")
-        frame = state.make_metadata(slot, "cmpl", request, adapter)
+        frame = state.make_metadata(slot, "cmpl-", request, adapter)
         jobs = await slot.run(prepare_completions(request, prompts, state.llm, state.config, work, slot.places))
 
         rendered = await work.run(partial(_render_jobs, frame, jobs, request, state.config))

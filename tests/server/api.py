@@ -38,6 +38,17 @@ class ApiReply:
         assert frames[-1] == "data: [DONE]"
         return [json.loads(frame[len("data: ") :]) for frame in frames[:-1]]
 
+    @property
+    def named_events(self) -> list[Any]:
+        """The JSON of the events of a stream whose events have names; that each says its own type is checked."""
+        assert self.text.splitlines() == self.text[:-1].split("\n"), "a reader of lines would cut an event"
+        events = []
+        for frame in filter(None, self.text.split("\n\n")):
+            name, data = frame.split("\n")
+            events.append(json.loads(data.removeprefix("data: ")))
+            assert name == f"event: {events[-1]['type']}"
+        return events
+
 
 class Api:
     """An app, and requests to it. A reply that its OpenAPI document does not allow fails the test."""
@@ -68,6 +79,9 @@ class Api:
 
     async def chat(self, headers: dict[str, str] | None = None, **fields: Any) -> ApiReply:
         return await self.post("/v1/chat/completions", {**CHAT, **fields}, headers=headers or {})
+
+    async def respond(self, headers: dict[str, str] | None = None, **fields: Any) -> ApiReply:
+        return await self.post("/v1/responses", {"input": "Hi", **fields}, headers=headers or {})
 
     async def complete(self, **fields: Any) -> ApiReply:
         return await self.post("/v1/completions", {"prompt": "ab", **fields})

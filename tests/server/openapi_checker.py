@@ -39,8 +39,9 @@ class OpenApiChecker:
         """Return the document's operation for this request; HEAD is as GET."""
         path = path.partition("?")[0].removeprefix(self._root)
         for template, methods in self.content["paths"].items():
-            if _pattern(template).fullmatch(path):
-                return methods.get("get" if method == "HEAD" else method.lower())
+            name = "get" if method == "HEAD" else method.lower()
+            if name in methods and _pattern(template).fullmatch(path):
+                return methods[name]
         return None
 
     def check_reply(self, method: str, path: str, status: int, headers: Headers, text: str) -> None:
@@ -80,10 +81,11 @@ class OpenApiChecker:
         if kind == "application/json":
             self.validate(json.loads(text), schema, where)
         elif kind == "text/event-stream":
-            inner = schema["properties"]["data"]["anyOf"][1]["contentSchema"]
-            for frame in text.split("\n\n"):
-                if frame.startswith("data: ") and frame != "data: [DONE]":
-                    self.validate(json.loads(frame.removeprefix("data: ")), inner, where)
+            data = schema["properties"]["data"]
+            inner = (data["anyOf"][1] if "anyOf" in data else data)["contentSchema"]
+            for line in text.split("\n"):
+                if line.startswith("data: ") and line != "data: [DONE]":
+                    self.validate(json.loads(line.removeprefix("data: ")), inner, where)
 
 
 @cache

@@ -13,6 +13,7 @@ from server.sse import KeepAliveTimer
 from server.writer import Event
 from tests.fake_llm import FakeLLM
 from tests.server.api import CHAT
+from tests.server.live_stream import Live
 
 PATH = "/v1/chat/completions"
 
@@ -129,24 +130,6 @@ async def test_prompt_logprobs_zero_is_accepted_and_returns_nothing(api):
     events = (await stream(api, prompt_logprobs=0)).events
     assert not any("prompt_logprobs" in one for one in events)
     assert api.llm.calls[-1].params.prompt_logprobs is None
-
-
-class Live:
-    """A stream that is read while it is made."""
-
-    def __init__(self, api, **fields):
-        self.api, self.fields = api, {**CHAT, "stream": True, **fields}
-
-    async def __aenter__(self):
-        headers = {"Content-Type": "application/json"}
-        self.connection = self.api.client.request(PATH, method="POST", headers=headers)
-        await self.connection.__aenter__()
-        await self.connection.send(json.dumps(self.fields).encode())
-        await self.connection.send_complete()
-        return self.connection
-
-    async def __aexit__(self, *error):
-        await self.connection.__aexit__(*error)
 
 
 async def test_nothing_is_said_before_the_first_result(make_api):

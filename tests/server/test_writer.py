@@ -15,6 +15,7 @@ class NamedWriter:
     """Writes named events, and no end of its own."""
 
     end = b""
+    keep_alive = b": still here\n\n"
 
     async def write_whole(self):
         return {}
@@ -105,7 +106,7 @@ class EndlessGeneration:
 
 
 class PlainWriter:
-    end = b""
+    end = keep_alive = b""
 
     def opening(self) -> list[Event]:
         return []

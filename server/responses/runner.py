@@ -1,0 +1,95 @@
+"""Answers requests of the Responses API: at once, as a stream, or in the background."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import orjson
+import quart
+from quart import Response
+
+from jaxserve import InvalidParameter
+from server.chat_run import start_chat
+from server.errors import json_response
+from server.generation import Generation
+from server.reply_headers import IGNORED_TOOLS_HEADER, add_names_header, add_unenforced_header
+from server.request_reader import HostWork
+from server.responses.background import BackgroundRun
+from server.responses.checks import ID_PREFIX
+from server.responses.items import Item
+from server.responses.mapper import MappedRequest, map_request
+from server.responses.store import StoredResponse
+from server.responses.writer import ResponsesWriter
+from server.schemas.responses import ResponsesRequest
+from server.send_reply import send_reply
+from server.sse import make_stream_response
+from server.state import ServerState
+
+OnEnd = Callable[[dict[str, Any]], None]
+
+
+async def answer_responses(state: ServerState, request: ResponsesRequest, work: HostWork) -> Response:
+    """Answer a request that has been checked. Raises ApiError or the library's errors if it cannot be served."""
+    return await _ResponsesCall(state, request, work).answer()
+
+
+class _ResponsesCall:
+    """One request, with the owner and the conversation of its response."""
+
+    def __init__(self, state: ServerState, request: ResponsesRequest, work: HostWork) -> None:
+        self._state, self._request, self._work = state, request, work
+        self._owner = state.auth.find_owner(quart.request)
+        self._history: list[Item] = []
+        self._history_bytes = 0
+
+    async def answer(self) -> Response:
+        """Make the response."""
+        if self._request.previous_response_id is not None:
+            self._read_history(self._request.previous_response_id)
+        mapped = await self._work.run(partial(map_request, self._request, self._history, self._state.config))
+        answer = self._answer_later if self._request.background else self._answer_now
+        return add_names_header(await answer(mapped), IGNORED_TOOLS_HEADER, mapped.tools.ignored)
+
+    def _read_history(self, previous_id: str) -> None:
+        param = "previous_response_id"
+        entry = self._state.responses.get(self._owner, previous_id, param)
+        if entry.is_running:
+            raise InvalidParameter(f"{param} names a response that is still being generated.", param)
+        self._history = entry.conversation
+        self._history_bytes = entry.item_bytes + len(orjson.dumps(entry.response["output"]))
+
+    async def _answer_now(self, mapped: MappedRequest) -> Response:
+        def keep(response: dict[str, Any]) -> None:
+            self._state.responses.put(self._owner, self._make_entry(mapped, response))
+
+        generation, writer, interval = await self._start(mapped, keep if self._request.is_stored else _forget)
+        return await send_reply(self._state, mapped.chat, generation, writer, interval, mapped.unenforced)
+
+    async def _answer_later(self, mapped: MappedRequest) -> Response:
+        async def start(run: BackgroundRun) -> tuple[StoredResponse, Generation, ResponsesWriter]:
+            generation, writer, _ = await self._start(mapped, run.set_response)
+            return self._make_entry(mapped, writer.render_queued(), run), generation, writer
+
+        run = BackgroundRun(self._state.responses, self._owner)
+        generation = await run.start(start)
+        response = make_stream_response(run.read()) if self._request.stream else json_response(run.response)
+        return add_unenforced_header(response, generation.jobs, mapped.unenforced)
+
+    async def _start(self, mapped: MappedRequest, on_end: OnEnd) -> tuple[Generation, ResponsesWriter, int]:
+        run = await start_chat(self._state, mapped.chat, self._work, ID_PREFIX, mapped.field_names)
+        writer = ResponsesWriter(
+            self._request, mapped, run.metadata, run.generation, run.renderer, self._state.tool_metrics, on_end
+        )
+        return run.generation, writer, run.metadata.stream_interval
+
+    def _make_entry(
+        self, mapped: MappedRequest, response: dict[str, Any], run: BackgroundRun | None = None
+    ) -> StoredResponse:
+        items = [*self._history, *mapped.new_items]
+        return StoredResponse(response, items, self._history_bytes + mapped.item_bytes, run)
+
+
+def _forget(_: dict[str, Any]) -> None:
+    """Keep nothing of a response."""

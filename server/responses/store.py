@@ -1,0 +1,131 @@
+"""The responses that are kept in memory, so that clients can read them again and go on from them.
+
+They are lost when the server ends. Each belongs to the API key that asked for it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import orjson
+
+from server.config import ServerConfig
+from server.errors import ApiError, preview
+from server.responses.items import Item
+
+
+class Run(Protocol):
+    """The generation of a response in the background."""
+
+    def cancel(self) -> None:
+        """End it, and with it the response."""
+        ...
+
+    def read(self, after: int = -1) -> AsyncIterator[bytes]:
+        """Yield the events behind the one with the number `after`, and those that are still to come."""
+        ...
+
+
+@dataclass(slots=True)
+class StoredResponse:
+    """A response that is kept.
+
+    response    the object, as it is now
+    items       the conversation up to its input; its output is in the response
+    item_bytes  of these items, as JSON
+    run         what generates it, or has done so; None: it was not made in the background
+    num_bytes   of all of it, as JSON
+    stored_s    when it was put in, by the store's clock
+    """
+
+    response: dict[str, Any]
+    items: Sequence[Item]
+    item_bytes: int
+    run: Run | None = None
+    num_bytes: int = 0
+    stored_s: float = 0.0
+
+    @property
+    def conversation(self) -> list[Item]:
+        """The items from which the next response goes on."""
+        return [*self.items, *self.response["output"]]
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it is still being generated."""
+        return self.response["status"] in ("queued", "in_progress")
+
+
+class ResponseStore:
+    """The store of a server's responses, within limits of number, bytes and age; the oldest go first.
+
+    Those that are still being generated stay: the queue limits them. One that alone is too large is not kept.
+    """
+
+    def __init__(self, config: ServerConfig, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._max_size, self._max_bytes = config.responses_store_size, config.responses_store_bytes
+        self._max_age_s, self._now_s = config.responses_store_age_s, now_s
+        self._by_id: dict[tuple[str, str], StoredResponse] = {}
+        self.num_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def put(self, owner: str, entry: StoredResponse) -> None:
+        """Keep a response. One of the same id and owner is replaced."""
+        key = (owner, entry.response["id"])
+        self._remove(key)
+        if not self._max_size:
+            return
+        entry.stored_s = self._now_s()
+        entry.num_bytes = len(orjson.dumps(entry.response)) + entry.item_bytes
+        self._by_id[key] = entry
+        self.num_bytes += entry.num_bytes
+        self._evict()
+
+    def grow(self, owner: str, entry: StoredResponse, num_bytes: int) -> None:
+        """Count bytes that a response that is kept has got.
+
+        Raises ApiError (503) if they do not fit even when all that have ended are forgotten.
+        """
+        key = (owner, entry.response["id"])
+        if self._by_id.get(key) is not entry:
+            return
+        entry.num_bytes += num_bytes
+        self.num_bytes += num_bytes
+        self._evict(kept=key)
+        if self.num_bytes > self._max_bytes:
+            raise ApiError(503, "Responses in the background have more bytes than --responses-store-bytes allows.")
+
+    def get(self, owner: str, response_id: str, param: str) -> StoredResponse:
+        """Return a response. param: the field that has its id. Raises ApiError (404) if it is not kept."""
+        self._evict()
+        entry = self._by_id.get((owner, response_id))
+        if entry is None:
+            message = f"There is no response {preview(response_id)}; responses are kept for a while only."
+            raise ApiError(404, message, param=param)
+        return entry
+
+    def delete(self, owner: str, response_id: str) -> StoredResponse:
+        """Forget a response and return it. Raises ApiError (404) if it is not kept."""
+        entry = self.get(owner, response_id, "response_id")
+        self._remove((owner, response_id))
+        return entry
+
+    def _evict(self, kept: tuple[str, str] | None = None) -> None:
+        """Forget what is too old, and the oldest while there are too many, or too many bytes. kept: not this one."""
+        oldest_s = self._now_s() - self._max_age_s
+        for key, entry in list(self._by_id.items()):
+            is_excess = len(self._by_id) > self._max_size or self.num_bytes > self._max_bytes
+            if not is_excess and entry.stored_s >= oldest_s:
+                break
+            if not entry.is_running and key != kept:
+                self._remove(key)
+
+    def _remove(self, key: tuple[str, str]) -> None:
+        entry = self._by_id.pop(key, None)
+        if entry is not None:
+            self.num_bytes -= entry.num_bytes

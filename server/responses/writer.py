@@ -1,0 +1,132 @@
+"""The reply of POST /v1/responses: one object, or a stream of events that ends with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from jaxserve import FinishReason, TextDelta
+from server.chat_message import MessageRenderer
+from server.errors import ApiError
+from server.generation import Generation
+from server.logprobs import render_chat_logprobs
+from server.output_blocks import BlockBuilder, BlockEvent, BlockKind
+from server.replies import ReplyMetadata, TokenCounts
+from server.responses.mapper import MappedRequest
+from server.responses.output_items import ItemOptions, OutputItem, make_item
+from server.responses.response_object import ResponseObject
+from server.schemas.responses import ENCRYPTED_REASONING, ResponsesRequest
+from server.tool_metrics import RESPONSES, ToolMetrics
+from server.writer import KEEP_ALIVE, Event
+
+CALL_PREFIX = "call_"
+ENDS = {"completed": "response.completed", "incomplete": "response.incomplete", "failed": "response.failed"}
+
+
+class ResponsesWriter:
+    """A writer of responses. Whole or streamed, the answer goes through the same items."""
+
+    end = b""
+    keep_alive = KEEP_ALIVE
+
+    def __init__(
+        self,
+        request: ResponsesRequest,
+        mapped: MappedRequest,
+        metadata: ReplyMetadata,
+        generation: Generation,
+        renderer: MessageRenderer,
+        tool_metrics: ToolMetrics,
+        on_end: Callable[[dict[str, Any]], None],
+    ) -> None:
+        """on_end: is given the response when it has ended, well or not."""
+        self._metadata, self._generation = metadata, generation
+        self._renderer, self._tool_metrics, self._on_end = renderer, tool_metrics, on_end
+        self._response = ResponseObject(request, metadata, generation.jobs[0])
+        grammar_tool = mapped.grammar_tool
+        self._builder = BlockBuilder(CALL_PREFIX, "" if grammar_tool is None else grammar_tool.chat_name)
+        self._options = ItemOptions(
+            mapped.tools,
+            is_input_plain=grammar_tool is not None,
+            has_summary=request.summary is not None,
+            has_sealed=ENCRYPTED_REASONING in request.included,
+        )
+        self._items: list[OutputItem] = []
+        shows_tokens = renderer.shows_reasoning or not metadata.counts_reasoning
+        self._shows_logprobs = bool(mapped.chat.logprobs) and shows_tokens
+        self._logprobs: list[dict[str, Any]] = []  # of tokens whose text has not come yet
+        self._tokens = TokenCounts()
+        self._finish_reason: FinishReason | None = None
+        self._num_events = 0
+
+    async def write_whole(self) -> dict[str, Any]:
+        """Wait for the end, and make the response. Raises ApiError if the generation failed."""
+        (choice,) = await self._generation.collect()
+        self._add(choice, "non_streaming")
+        self._write_blocks(self._builder.finish(choice.finish_reason))
+        return self._end()
+
+    def render_queued(self) -> dict[str, Any]:
+        """Make the response of a request that waits."""
+        return self._response.render("queued")
+
+    def opening(self) -> list[Event]:
+        """Make the events of a response that has no output yet."""
+        response = self._response.render("in_progress")
+        return [self._event(kind, {"response": response}) for kind in ("response.created", "response.in_progress")]
+
+    def delta(self, delta: TextDelta) -> list[Event]:
+        """Make the events of a delta."""
+        return self._add(delta, "streaming")
+
+    def closing(self) -> list[Event]:
+        """Make the events of the last item's end, and of the response's."""
+        events = self._write_blocks(self._builder.finish(self._finish_reason))
+        response = self._end()
+        return [*events, self._event(ENDS[response["status"]], {"response": response})]
+
+    def failure(self, error: ApiError) -> list[Event]:
+        """Make the event of a response that has failed, with the items that were complete."""
+        opening = [] if self._num_events else self.opening()
+        output = [item.json for item in self._items if item.json["status"] == "completed"]
+        response = self._response.render("failed", output, error=error)
+        self._on_end(response)
+        return [*opening, self._event("response.failed", {"response": response})]
+
+    def _end(self) -> dict[str, Any]:
+        status = "incomplete" if self._finish_reason is FinishReason.LENGTH else "completed"
+        usage = self._response.make_usage(self._generation.prompt_results[0].cached_tokens, self._tokens)
+        response = self._response.render(status, [item.json for item in self._items], usage=usage)
+        self._on_end(response)
+        return response
+
+    def _add(self, delta: TextDelta, mode: str) -> list[Event]:
+        self._tokens.add(delta)
+        self._finish_reason = delta.finish_reason
+        if self._renderer.tool_choice != "none":
+            self._tool_metrics.count(mode, has_call=bool(delta.tool_calls), request_type=RESPONSES)
+        if self._shows_logprobs and delta.logprobs:
+            k = self._generation.jobs[0].params.logprobs or 0
+            entries = delta.logprobs[delta.num_reasoning_tokens :]
+            self._logprobs += render_chat_logprobs(entries, k, self._metadata.tokens_as_ids)
+        return self._write_blocks(self._builder.add(self._renderer.render_delta(delta)))
+
+    def _write_blocks(self, steps: Iterable[BlockEvent]) -> list[Event]:
+        return [event for step in steps for event in self._write_block(step)]
+
+    def _write_block(self, step: BlockEvent) -> list[Event]:
+        if step.action == "opened":
+            self._items.append(make_item(step.block, self._options))
+        item = self._items[step.block.index]
+        if step.action == "opened":
+            events = item.open()
+        else:
+            logprobs: list[dict[str, Any]] = []
+            if step.block.kind is BlockKind.TEXT:
+                logprobs, self._logprobs = self._logprobs, []
+            events = item.extend(step.piece, logprobs) if step.action == "extended" else item.close(logprobs)
+        return [self._event(f"response.{kind}", fields) for kind, fields in events]
+
+    def _event(self, kind: str, fields: dict[str, Any]) -> Event:
+        number, self._num_events = self._num_events, self._num_events + 1
+        return Event(kind, {"type": kind, "sequence_number": number, **fields})
