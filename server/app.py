@@ -13,8 +13,9 @@ from server.body import make_request_class
 from server.config import ServerConfig
 from server.cors import Cors
 from server.custom_middleware import wrap_app
-from server.errors import to_api_error
+from server.errors import json_response, to_api_error
 from server.logs import sanitize
+from server.messages.errors import render_error
 from server.middleware import ROUTE_KEY, OuterMiddleware
 from server.openapi.document import to_openapi_path
 from server.routes import (
@@ -24,6 +25,7 @@ from server.routes import (
     control,
     debug,
     docs,
+    messages,
     models,
     operations,
     page,
@@ -67,7 +69,7 @@ def create_app(llm: AsyncLLM, config: ServerConfig) -> Quart:
     state = ServerState(llm, config)
     app.extensions[STATE_KEY] = state
     app.request_class = make_request_class(state.body_meter)
-    generating = (chat, completions, responses)
+    generating = (chat, completions, responses, messages)
     for module in (*generating, render, models, adapters, tokens, operations, control, debug, page, docs):
         app.register_blueprint(module.make_blueprint(state))
     _add_hooks(app, state)
@@ -115,4 +117,5 @@ def _add_hooks(app: Quart, state: ServerState) -> None:
     @app.errorhandler(Exception)
     async def handle_error(error: Exception) -> Response:
         """Turn any exception of a route into an error object."""
-        return to_api_error(error).to_response()
+        api_error = to_api_error(error)
+        return json_response(render_error(api_error, quart.request.path), api_error.status, api_error.headers)

@@ -9,6 +9,7 @@ from quart import Request, Response
 from server.assets import ASSETS
 from server.config import ServerConfig, split_commas
 from server.errors import json_response
+from server.messages.errors import is_messages_path, make_error_body
 
 # "/" is the chat page, which asks its user for a key and contains none; ASSETS are its files, each by its path.
 KEYLESS_PATHS = frozenset({"/", "/health", "/ping", "/live", *ASSETS})
@@ -29,13 +30,16 @@ class ApiKeyAuth:
         """Return the 401 reply for this request, or None if it is authorized."""
         sent_path = request.scope["path"]
         path = sent_path if sent_path.startswith("//") else request.path  # which has lost all slashes but one
-        if self.is_authorized(request.method, path, request.headers.getlist("Authorization")):
+        if self.is_authorized(request.method, path, self._find_credentials(request)):
             return None
-        return json_response({"error": "Unauthorized"}, 401, {"WWW-Authenticate": "Bearer"})
+        body = {"error": "Unauthorized"}
+        if is_messages_path(path):
+            body = make_error_body("authentication_error", "The API key is missing or wrong.")
+        return json_response(body, 401, {"WWW-Authenticate": "Bearer"})
 
     def identify(self, request: Request) -> str:
         """Return who sends this request, which is authorized: a digest of the key, or else the address."""
-        headers = request.headers.getlist("Authorization")
+        headers = self._find_credentials(request)
         if self._digests and self._has_key(headers):
             return f"key {_digest(_presented_key(headers)).hex()}"
         return f"address {request.remote_addr}"
@@ -49,6 +53,16 @@ class ApiKeyAuth:
         if not self._digests or method == "OPTIONS" or path in self._open_paths:
             return True
         return self._has_key(authorization)
+
+    def _find_credentials(self, request: Request) -> list[str]:
+        """Return the values of its Authorization headers, or of X-Api-Key where clients of the Messages API send that.
+
+        Where both are sent, either may be the key: the other is then often meant for a proxy.
+        """
+        headers = request.headers.getlist("Authorization")
+        if is_messages_path(request.path) and not self._has_key(headers):
+            return [f"Bearer {key}" for key in request.headers.getlist("X-Api-Key")] or headers
+        return headers
 
     def _has_key(self, headers: Sequence[str]) -> bool:
         """Compare with every key: the time is the same whether a key is right, wrong, of another scheme, or absent."""

@@ -16,6 +16,7 @@ import orjson
 from server import logs
 from server.config import ServerConfig, split_commas
 from server.errors import INTERNAL_ERROR, PATH_NOT_FOUND, ApiError
+from server.messages.errors import render_error
 from server.metrics import HttpMetrics
 
 log = logging.getLogger(__name__)
@@ -47,13 +48,13 @@ class OuterMiddleware:
         try:
             error = find_head_error(scope["headers"], scope["raw_path"], self._config, scope["query_string"])
             if error is not None:
-                await _send_error(error, sender)
+                await _send_error(error, sender, scope["path"])
             else:
                 await self._app(self._strip_root_path(scope), receive, sender)
         except Exception:
             log.exception("a request failed outside its route")
             if sender.status is None:
-                await _send_error(ApiError(500, INTERNAL_ERROR), sender)
+                await _send_error(ApiError(500, INTERNAL_ERROR), sender, scope["path"])
         finally:
             self._record(scope, sender, time.monotonic() - started_s)
 
@@ -133,8 +134,8 @@ def _is_absolute_url(target: str) -> bool:
         return False
 
 
-async def _send_error(error: ApiError, send: Send) -> None:
-    body = orjson.dumps(error.body)
+async def _send_error(error: ApiError, send: Send, path: str) -> None:
+    body = orjson.dumps(render_error(error, path))
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     headers += [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
     await send({"type": "http.response.start", "status": error.status, "headers": headers})

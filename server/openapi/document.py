@@ -15,7 +15,7 @@ from server.auth import KEYLESS_PATHS
 from server.config import ServerConfig, split_commas
 from server.openapi.fields import collect_limits, make_field_keywords
 from server.openapi.operations import ERROR_DESCRIPTIONS, OPERATIONS, Operation, OperationParameter
-from server.schemas import replies
+from server.schemas import message_replies, replies
 from server.schemas.fields import get_rows
 from server.schemas.limits import ServerLimits
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from jaxserve import AsyncLLM
 
-SCHEMA_PREFIX = "#/components/schemas/"
+SCHEMA_PREFIX, RESPONSE_PREFIX = "#/components/schemas/", "#/components/responses/"
 JSON_TYPE = "application/json"
 FAMILIES = Path(jaxserve.__file__).parent / "models" / "families.json"
 """The table of models that can be served, made by scripts/family_table."""
@@ -71,7 +71,10 @@ def build_document(llm: AsyncLLM, config: ServerConfig, names: tuple[str, ...], 
         "components": {
             "schemas": _make_schemas(list(operations.values()), collect_limits(llm, config, names)),
             "responses": {
-                str(status): _make_error_response(status) for status in ERROR_DESCRIPTIONS if has_keys or status != 401
+                _name_error(status, is_messages): _make_error_response(status, is_messages)
+                for is_messages in (False, True)
+                for status in ERROR_DESCRIPTIONS
+                if has_keys or status != 401
             },
         },
     }
@@ -91,7 +94,8 @@ def _add_security(content: dict[str, Any], open_paths: frozenset[str]) -> None:
             is_optional = OPERATIONS[method.upper(), path].key_scope == "some"
             operation["security"] = [] if path in open_paths else [{}, {"key": []}] if is_optional else [{"key": []}]
             if path not in open_paths:
-                operation["responses"]["401"] = {"$ref": "#/components/responses/401"}
+                name = _name_error(401, OPERATIONS[method.upper(), path].is_messages)
+                operation["responses"]["401"] = {"$ref": RESPONSE_PREFIX + name}
 
 
 def _make_operation(method: str, path: str, operation: Operation) -> dict[str, Any]:
@@ -106,7 +110,10 @@ def _make_operation(method: str, path: str, operation: Operation) -> dict[str, A
         result["requestBody"] = {"required": True, "content": content}
     result["responses"] = {
         "200": {"description": operation.summary + ".", "content": _make_content(operation)},
-        **{str(status): {"$ref": f"#/components/responses/{status}"} for status in operation.error_statuses},
+        **{
+            str(status): {"$ref": RESPONSE_PREFIX + _name_error(status, operation.is_messages)}
+            for status in operation.error_statuses
+        },
     }
     if operation.is_cached:
         result["responses"]["304"] = {
@@ -157,8 +164,14 @@ def _make_data_schema(json_schema: dict[str, Any]) -> dict[str, Any]:
     return {"type": "string", "contentMediaType": "application/json", "contentSchema": json_schema}
 
 
-def _make_error_response(status: int) -> dict[str, Any]:
+def _name_error(status: int, is_messages: bool) -> str:
+    return f"{status}-messages" if is_messages else str(status)
+
+
+def _make_error_response(status: int, is_messages: bool) -> dict[str, Any]:
     reply = replies.UnauthorizedReply if status == 401 else replies.ErrorReply
+    if is_messages:
+        reply = message_replies.MessageError
     response: dict[str, Any] = {
         "description": f"{http.HTTPStatus(status).phrase}. {ERROR_DESCRIPTIONS[status]}",
         "content": {"application/json": {"schema": _make_reference(reply)}},
@@ -189,7 +202,7 @@ def _make_schemas(operations: list[Operation], limits: ServerLimits) -> dict[str
     """Make all schemas by their names. Requests may have keys that are not listed, replies have none."""
     request_types = {operation.request for operation in operations if operation.request}
     reply_types = {kind for operation in operations for kind in (operation.reply, operation.chunk)}
-    reply_types |= {replies.ErrorReply, replies.UnauthorizedReply}
+    reply_types |= {replies.ErrorReply, replies.UnauthorizedReply, message_replies.MessageError}
     reply_types = {
         get_args(kind)[0] if get_origin(kind) is list else kind
         for kind in reply_types - {None, dict}

@@ -5,11 +5,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from server.schemas import generation_replies, replies, response_replies
+from server.schemas import generation_replies, message_replies, replies, response_replies
 from server.schemas.adapters import LoadAdapterRequest, UnloadAdapterRequest
 from server.schemas.chat import ChatRequest
 from server.schemas.completions import CompletionRequest
 from server.schemas.control import AbortRequest
+from server.schemas.messages import CountTokensRequest, MessagesRequest
 from server.schemas.responses import ResponsesRequest
 from server.schemas.tokens import DetokenizeRequest, TokenizeRequest
 
@@ -52,6 +53,7 @@ class Operation:
     example             a body to try
     parameters          those outside the body
     extra_statuses      error statuses beyond those of every route
+    is_messages         its errors are those of the Messages API
     ends_with_done      the last event of its stream is [DONE]
     has_unready_reply   503 has the same form as 200
     is_cached           If-None-Match may be answered with 304
@@ -66,6 +68,7 @@ class Operation:
     example: Any = None
     parameters: tuple[OperationParameter, ...] = ()
     extra_statuses: tuple[int, ...] = ()
+    is_messages: bool = False
     ends_with_done: bool = True
     has_unready_reply: bool = False
     is_cached: bool = False
@@ -126,6 +129,7 @@ _HEALTH = Operation(
 )
 _CHAT = {"messages": [{"role": "user", "content": "Why is the sky blue?"}], "max_tokens": 40}
 _COMPLETION = {"prompt": "Once upon a time", "max_tokens": 20}
+_MESSAGE = {"model": "MODEL", "max_tokens": 40, "messages": [{"role": "user", "content": "Why is the sky blue?"}]}
 _RESPONSE = {"input": "Why is the sky blue?", "max_output_tokens": 40}
 RESPONSE_ID_PARAMETER = OperationParameter("response_id", "path", "The id of a response.", STRING_SCHEMA)
 _DOCS = Operation("Documentation", "Show this document as a page", HTML)
@@ -176,6 +180,25 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         response_replies.ResponseJson,
         parameters=(RESPONSE_ID_PARAMETER,),
         extra_statuses=(404,),
+    ),
+    ("POST", "/v1/messages"): Operation(
+        "Generation",
+        "Answer a conversation in Anthropic's form",
+        message_replies.MessageReply,
+        MessagesRequest,
+        message_replies.MessageEvent,
+        _MESSAGE,
+        HEADER_PARAMETERS,
+        is_messages=True,
+        ends_with_done=False,
+    ),
+    ("POST", "/v1/messages/count_tokens"): Operation(
+        "Tokens",
+        "Count the tokens of a conversation in Anthropic's form",
+        message_replies.TokenCount,
+        CountTokensRequest,
+        example={key: value for key, value in _MESSAGE.items() if key != "max_tokens"},
+        is_messages=True,
     ),
     ("POST", "/v1/completions"): Operation(
         "Generation",

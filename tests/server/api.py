@@ -83,5 +83,9 @@ class Api:
     async def respond(self, headers: dict[str, str] | None = None, **fields: Any) -> ApiReply:
         return await self.post("/v1/responses", {"input": "Hi", **fields}, headers=headers or {})
 
+    async def message(self, headers: dict[str, str] | None = None, **fields: Any) -> ApiReply:
+        body = {"model": "fake/model", "max_tokens": 30, **CHAT, **fields}
+        return await self.post("/v1/messages", body, headers=headers or {})
+
     async def complete(self, **fields: Any) -> ApiReply:
         return await self.post("/v1/completions", {"prompt": "ab", **fields})

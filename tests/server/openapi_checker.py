@@ -10,6 +10,7 @@ from quart import Quart
 from quart.datastructures import Headers
 
 from server.app import get_state
+from server.messages.errors import is_messages_path
 from server.openapi.document import build_document, list_routes
 
 UNDOCUMENTED_STATUSES = (404, 405)  # of paths and methods that are not in the document
@@ -53,7 +54,8 @@ class OpenApiChecker:
             assert status in {*UNDOCUMENTED_STATUSES, 401, 400, 431}, (
                 f"{method} {path} is served and not in the document"
             )
-            operation = {"responses": {str(status): {"$ref": f"#/components/responses/{min(status, 404)}"}}}
+            name = f"{min(status, 404)}{'-messages' if is_messages_path(path.partition('?')[0]) else ''}"
+            operation = {"responses": {str(status): {"$ref": f"#/components/responses/{name}"}}}
         where = f"{method} {path} {status}"
         assert str(status) in operation["responses"], f"{where}: the document does not have this status"
         response = self._resolve(operation["responses"][str(status)])
@@ -90,4 +92,6 @@ class OpenApiChecker:
 
 @cache
 def _pattern(template: str) -> re.Pattern[str]:
-    return re.compile(re.sub(r"\\\{\w+\\\}", ".+", re.escape(template)))
+    """Return the pattern of a path. A model's name may have slashes, no other part may."""
+    escaped = re.escape(template).replace(r"\{name\}", ".+")
+    return re.compile(re.sub(r"\\\{\w+\\\}", "[^/]+", escaped))

@@ -16,12 +16,31 @@ from server.schemas.constraint_fields import ResponseFormat, StructuredOutputsJs
 from server.schemas.control import AbortRequest
 from server.schemas.fields import SupportStatus, get_rows
 from server.schemas.generation import GenerationRequest, StreamOptions
+from server.schemas.messages import (
+    CountTokensRequest,
+    MessageParam,
+    MessagesRequest,
+    OutputConfig,
+    OutputFormat,
+    ThinkingOptions,
+    ToolChoiceJson,
+)
 from server.schemas.responses import ReasoningOptions, ResponsesRequest, TextFormat, TextOptions
 from server.schemas.tokens import DetokenizeRequest, TokenizeRequest
 
 REPO = Path(__file__).parents[2]
-REQUESTS = (ChatRequest, CompletionRequest, ResponsesRequest, TokenizeRequest, DetokenizeRequest, AbortRequest)
+REQUESTS = (
+    ChatRequest,
+    CompletionRequest,
+    ResponsesRequest,
+    MessagesRequest,
+    CountTokensRequest,
+    TokenizeRequest,
+    DetokenizeRequest,
+    AbortRequest,
+)
 NESTED = (Message, StreamOptions, StructuredOutputsJson, ResponseFormat, ReasoningOptions, TextOptions, TextFormat)
+NESTED += (MessageParam, ThinkingOptions, ToolChoiceJson, OutputConfig, OutputFormat)
 ROWS = [(schema, field) for schema in (*REQUESTS, *NESTED) for field in sorted(get_rows(schema))]
 CONTRACT = """
     messages model frequency_penalty presence_penalty repetition_penalty logit_bias logprobs top_logprobs

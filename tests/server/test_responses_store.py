@@ -18,7 +18,10 @@ def bearer(key):
 
 async def test_what_is_stored_can_be_read_again(api):
     response = (await api.respond(store=True)).json
-    assert (await api.get(f"/v1/responses/{response['id']}")).json == response
+    path = f"/v1/responses/{response['id']}"
+    read, head = await api.get(path), await api.call("HEAD", path)
+    assert read.json == response
+    assert (head.status, head.headers["Content-Length"]) == (200, read.headers["Content-Length"])
     streamed = (await api.respond(stream=True)).named_events[-1]["response"]
     assert (await api.get(f"/v1/responses/{streamed['id']}")).json == streamed
 

@@ -5,6 +5,7 @@ import pytest
 from jaxserve.errors import BadConfig
 from server.app import get_state
 from server.config import ServerConfig
+from server.messages.errors import is_messages_path
 from server.openapi.document import list_routes
 from tests.fake_llm import BOS, FakeLLM
 from tests.server.api import CHAT, Api
@@ -156,7 +157,7 @@ SERVED = list_routes(Api(FakeLLM()).app)  # without those that have to be asked 
 GETS = sorted(
     path.replace("assets/{name}", "assets/main.js").replace("{name}", "fake/model")
     for method, path in SERVED
-    if method == "GET"
+    if method == "GET" and "{response_id}" not in path  # test_responses_store.py reads one that is there
 )
 POSTS = sorted(path for method, path in SERVED if method == "POST" and ("GET", path) not in SERVED)
 
@@ -175,13 +176,11 @@ async def test_head_has_the_status_and_headers_of_get(api, path):
 async def test_another_method_is_405_and_told_which_would_do(api, method, path):
     answer = await api.call(method, path)
     assert (answer.status, answer.headers["Allow"]) == (405, "OPTIONS, POST")
-    if method != "HEAD":
-        assert answer.error == {
-            "message": "This path does not take this method.",
-            "type": "Method Not Allowed",
-            "param": None,
-            "code": 405,
-        }
+    message = "This path does not take this method."
+    if is_messages_path(path) and method != "HEAD":
+        assert answer.json == {"type": "error", "error": {"type": "invalid_request_error", "message": message}}
+    elif method != "HEAD":
+        assert answer.error == {"message": message, "type": "Method Not Allowed", "param": None, "code": 405}
 
 
 @pytest.mark.parametrize("path", GETS)
