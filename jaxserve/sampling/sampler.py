@@ -218,6 +218,12 @@ def _apply_grammar(logits_BV: Array, grammar_BM: Array | None) -> Array:
     """Set the logits of tokens that a row's grammar forbids to -inf, if there are grammars."""
     if grammar_BM is None:
         return logits_BV
+    # A mask is computed where the logits are used, for nothing on a CPU and for less than their copy on a GPU, which a
+    # conditional would make. On a TPU its bits are unpacked first: 0.4 ms a step (v5e, 128 rows, predicted).
+    return lax.platform_dependent(logits_BV, grammar_BM, tpu=_apply_grammar_if_any, default=apply_mask)
+
+
+def _apply_grammar_if_any(logits_BV: Array, grammar_BM: Array) -> Array:
     allows_all = jnp.all(grammar_BM == jnp.uint32(0xFFFFFFFF))
     return lax.cond(allows_all, lambda: logits_BV, lambda: apply_mask(logits_BV, grammar_BM))
 
