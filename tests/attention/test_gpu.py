@@ -167,12 +167,32 @@ def test_a_prefill_tile_fits_into_shared_memory(kind, kibibytes, head_dim):
 
 
 def test_gpus_with_less_shared_memory_have_smaller_tiles():
-    small = choose_config("NVIDIA A100-SXM4-80GB")
-    assert small == choose_config("NVIDIA L4") == choose_config("a GPU of tomorrow")
-    assert choose_block_tokens(512, 2, small, is_decode=False) == 16
+    small = choose_config("NVIDIA L4")
+    assert small == choose_config("a GPU of tomorrow")
+    assert small == dataclasses.replace(choose_config("NVIDIA A100-SXM4-80GB"), has_fp8=True)
+    keys = [choose_block_tokens(head_dim, 2, small, is_decode=False) for head_dim in (64, 128, 256, 512)]
+    assert keys == [64, 32, 32, 16]
     assert small.prefill_block_bytes < choose_config("NVIDIA H200").prefill_block_bytes
     assert choose_backend("gpu", "gpu", device_kind="NVIDIA L4").config == small
     assert choose_config("NVIDIA B200") == choose_config("NVIDIA H100 80GB HBM3") == KernelConfig()
+
+
+@pytest.mark.parametrize("config", [KernelConfig(), choose_config("NVIDIA L4")])
+def test_a_prefill_block_of_8_bit_keys_has_as_many_as_one_of_16(config):
+    """They are multiplied as numbers of 16 bits, in as many registers."""
+    for head_dim in (64, 128, 256, 512):
+        eight, sixteen = (choose_block_tokens(head_dim, itemsize, config, is_decode=False) for itemsize in (1, 2))
+        assert eight == sixteen
+
+
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2"])
+def test_floats_of_8_bits_that_a_gpu_does_not_convert_are_refused(dtype):
+    """LLVM would end the process."""
+    backend = choose_backend("gpu", "gpu", device_kind="NVIDIA A100-SXM4-80GB")
+    with pytest.raises(BadConfig, match=f"kv_cache_dtype {dtype} needs a GPU of compute capability 8.9 or later"):
+        backend.make_pages(8, 16, 2, 64, dtype)
+    assert jax.eval_shape(lambda: backend.make_pages(8, 16, 2, 64, "int8"))
+    assert jax.eval_shape(lambda: choose_backend("gpu", "gpu", device_kind="NVIDIA L4").make_pages(8, 16, 2, 64, dtype))
 
 
 def test_planes_that_pallas_would_misaddress_are_refused():

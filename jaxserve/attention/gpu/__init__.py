@@ -52,8 +52,13 @@ class GpuAttention:
     def make_pages(self, num_pages: int, page_size: int, kv_heads: int, head_dim: int, dtype: Any) -> GpuPages:
         """Return one layer's pages, all zeros; those of 8-bit numbers with a scale for each token and head.
 
-        Raises BadConfig if Pallas would address an 8-bit array of this size wrongly.
+        Raises BadConfig if Pallas would address an 8-bit array of this size wrongly, or for floats of 8 bits that the
+        GPU does not convert.
         """
+        if not self.config.has_fp8 and has_scales(dtype) and jnp.issubdtype(dtype, jnp.floating):
+            raise BadConfig(
+                f"kv_cache_dtype {jnp.dtype(dtype).name} needs a GPU of compute capability 8.9 or later; try int8."
+            )
         shape = (num_pages, page_size, kv_heads, head_dim)
         most = self.max_pages(page_size, kv_heads, head_dim, dtype)
         if most is not None and most < num_pages:

@@ -18,7 +18,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as plt
 
 from jaxserve.attention.gpu.blocks import (
     RowKeys,
@@ -33,6 +32,7 @@ from jaxserve.attention.gpu.blocks import (
     load_sinks,
     store_masked,
 )
+from jaxserve.attention.gpu.launch import Launch
 from jaxserve.attention.gpu.pages import MIN_DOT, AttentionParams, GpuPages, KernelConfig, next_power_of_two
 from jaxserve.attention.gpu.partials import PartialSums
 from jaxserve.attention.inputs import AttentionInputs
@@ -65,29 +65,16 @@ def decode(
     limits = _SplitLimits.choose(params, config, inputs.page_table_BW.shape[1] * params.page_size)
     splits = None if limits.max_splits == 1 else _list_live_splits(inputs, limits)
     num_programs = rows if splits is None else min(len(splits.row_I), -(-config.decode_programs // kv_heads))
-    out = jax.ShapeDtypeStruct(query_BKGH.shape, query_BKGH.dtype)
-    parts = PartialSums.describe(rows, kv_heads, limits.max_splits, group, head_dim)
-    compiler_params = plt.CompilerParams(num_warps=config.decode_warps, num_stages=config.decode_stages)
-    kernel = functools.partial(_decode_kernel, params=params, limits=limits, num_programs=num_programs)
-    result = pl.pallas_call(
-        kernel,
-        grid=(kv_heads, num_programs),
-        out_shape=(out,) if splits is None else (out, parts),
-        compiler_params=compiler_params,
-        interpret=params.interpret,
-        name="paged_decode",
-    )(query_BKGH, pages.flatten(), inputs.page_table_BW, inputs.length_B, inputs.position_T, splits, sinks_KG)
-    if splits is None:
-        return result[0]
-    return pl.pallas_call(
+    parts = None if splits is None else PartialSums.describe(rows, kv_heads, limits.max_splits, group, head_dim)
+    launch = Launch("paged_decode", rows, parts, config.decode_warps, config.decode_stages, params.interpret)
+    return launch.run(
+        functools.partial(_decode_kernel, params=params, limits=limits, num_programs=num_programs),
         functools.partial(_combine_kernel, params=params),
-        grid=(kv_heads, rows),
-        out_shape=out,
-        input_output_aliases={0: 0},
-        compiler_params=compiler_params,
-        interpret=params.interpret,
-        name="paged_decode_combine",
-    )(*result, splits.first_B1, sinks_KG)
+        (kv_heads, num_programs),
+        query_BKGH,
+        (pages.flatten(), inputs.page_table_BW, inputs.length_B, inputs.position_T, splits, sinks_KG),
+        () if splits is None else (splits.first_B1, sinks_KG),
+    )
 
 
 class _SplitLimits(NamedTuple):

@@ -1,6 +1,6 @@
 """Pages on a GPU, the config of the kernels, and what one call of attention fixes before it runs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 from jax import Array
@@ -49,7 +49,9 @@ class KernelConfig:
                           fills it, and partial sums of 256 rows, 8 key heads of 128 and a group of 4 are 130 MiB
     decode_programs       programs of decode that share all splits, eight for each multiprocessor of an H200
     block_bytes           about the size of one key tile of decode; a turn of the loop holds one of keys, one of values
-    prefill_block_bytes   the same for prefill, where longer blocks rescale the sums of values less often
+    prefill_block_bytes   the same for prefill, where longer blocks rescale the sums of values less often; 8-bit keys
+                          count as the 16-bit ones that they are multiplied as
+    wide_block_bytes      the same for heads above 128
     tile_rows             rows of a prefill tile: queries times the heads that share a key head
     wide_tile_rows        the same for heads up to 256. Two warpgroups want 64 rows each: with fewer they share rows,
                           and both compute all scores (head 256, sm_90, predicted: 29 % of peak at 64 rows, 46 % at 128)
@@ -59,6 +61,7 @@ class KernelConfig:
     warps, stages         per kernel, as Triton means them. Page numbers are loaded a stage before their pages: below
                           five stages a block is fetched only after the one before it was used (seen in the code of
                           sm_90), which decode hides behind the four programs of a multiprocessor, and prefill has one
+    has_fp8               Triton converts 8-bit floats for the GPU: from compute capability 8.9 on
     """
 
     split_tokens: int = 256
@@ -66,6 +69,7 @@ class KernelConfig:
     decode_programs: int = 8 * 132
     block_bytes: int = 16 * 1024
     prefill_block_bytes: int = 32 * 1024
+    wide_block_bytes: int = 32 * 1024
     tile_rows: int = 128
     wide_tile_rows: int = 128
     widest_tile_rows: int = 32
@@ -75,6 +79,7 @@ class KernelConfig:
     decode_stages: int = 3
     prefill_warps: int = 8
     prefill_stages: int = 5
+    has_fp8: bool = True
 
 
 @dataclass(frozen=True)
@@ -102,26 +107,36 @@ def next_power_of_two(size: int) -> int:
     return 1 << max(0, size - 1).bit_length()
 
 
-# Multiprocessors with 227 KiB of shared memory for one program, by a part of the name that CUDA gives the GPU.
-_LARGE_SHARED_MEMORY = ("H100", "H200", "H800", "H20", "GH200", "B100", "B200", "B300")
+# Without wgmma both operands of a product lie in registers, beside sums and scores. Blocks of 16 KiB spill 44 to 76
+# bytes at heads of 64, 96 and 128; those of 8 KiB (32 keys of 128) none, and reach less of the peak as predicted: 59 to
+# 85 % where it was 63 to 94 % with spills (A100, Llama-3.1-8B). Heads of 256 want 32 keys, too; those of 512 take 16.
+# Three stages of these and 64 rows of wide heads fit the 99 KiB of an L4.
+_SMALL = KernelConfig(prefill_block_bytes=8 * 1024, wide_block_bytes=16 * 1024, prefill_stages=3, wide_tile_rows=64)
+# By a part of the name that CUDA gives the GPU; others have what the smallest have.
+_CONFIGS: tuple[tuple[tuple[str, ...], KernelConfig], ...] = (
+    # Multiprocessors with 227 KiB of shared memory for one program, and operands of products in it.
+    (("H100", "H200", "H800", "H20", "GH200", "B100", "B200", "B300"), KernelConfig()),
+    # No conversions of 8-bit floats: LLVM ends the process.
+    (("A100", "A800", "A30", "A40", "A10", "RTX A", "RTX 30"), replace(_SMALL, has_fp8=False)),
+)
 
 
 def choose_config(device_kind: str) -> KernelConfig:
-    """Return the sizes for a GPU: those of an H200, or smaller tiles where their blocks do not fit (A100, L4)."""
-    if any(name in device_kind for name in _LARGE_SHARED_MEMORY):
-        return KernelConfig()
-    return KernelConfig(prefill_block_bytes=16 * 1024, prefill_stages=3, wide_tile_rows=64)
+    """Return the sizes for a GPU."""
+    found = (config for names, config in _CONFIGS if any(name in device_kind for name in names))
+    return next(found, _SMALL)
 
 
 def choose_block_tokens(head_dim: int, itemsize: int, config: KernelConfig, *, is_decode: bool) -> int:
     """Return the number of keys of a block, a power of two: tiles of about block_bytes, between 32 and 128 keys.
 
     Prefill has 32 where the head is wide, whose scores then fit the registers beside its sums, or 16 where only these
-    are no larger than block_bytes.
+    are no larger than wide_block_bytes.
     """
-    row_bytes = max(MIN_DOT, next_power_of_two(head_dim)) * itemsize
-    block_bytes = config.block_bytes if is_decode else config.prefill_block_bytes
-    if head_dim > WIDE and not is_decode:
-        return max(MIN_DOT, min(32, block_bytes // row_bytes))
-    most = min(128, config.split_tokens) if is_decode else 128
-    return min(most, max(32, next_power_of_two(block_bytes // row_bytes)))
+    lanes = max(MIN_DOT, next_power_of_two(head_dim))
+    if is_decode:
+        return min(128, config.split_tokens, max(32, next_power_of_two(config.block_bytes // (lanes * itemsize))))
+    row_bytes = lanes * max(2, itemsize)
+    if head_dim > WIDE:
+        return max(MIN_DOT, min(32, config.wide_block_bytes // row_bytes))
+    return min(128, max(32, next_power_of_two(config.prefill_block_bytes // row_bytes)))

@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as plt
 
 from jaxserve.attention.gpu.blocks import (
     RowKeys,
@@ -31,6 +30,7 @@ from jaxserve.attention.gpu.blocks import (
     load_sinks,
     store_masked,
 )
+from jaxserve.attention.gpu.launch import Launch
 from jaxserve.attention.gpu.pages import (
     MIN_DOT,
     WIDE,
@@ -75,28 +75,16 @@ def prefill(
     splits = choose_splits(-(-num_tokens * group // tile_rows) * kv_heads, max_tokens, params, config)
     layout = _Layout(params, tile_rows, num_tiles, splits, config.prefill_split_tokens)
     refs = TileRefs(*tiles[:3], inputs.position_T, inputs.length_B)
-    out = jax.ShapeDtypeStruct(query_TKGH.shape, query_TKGH.dtype)
-    parts = PartialSums.describe(num_tiles, kv_heads, splits, tile_rows, head_dim)
-    compiler_params = plt.CompilerParams(num_warps=config.prefill_warps, num_stages=config.prefill_stages)
-    result = pl.pallas_call(
+    parts = None if splits == 1 else PartialSums.describe(num_tiles, kv_heads, splits, tile_rows, head_dim)
+    launch = Launch("paged_prefill", num_tiles, parts, config.prefill_warps, config.prefill_stages, params.interpret)
+    return launch.run(
         functools.partial(_prefill_kernel, layout=layout),
-        grid=(kv_heads, num_tiles, splits),
-        out_shape=(out,) if splits == 1 else (out, parts),
-        compiler_params=compiler_params,
-        interpret=params.interpret,
-        name="paged_prefill",
-    )(query_TKGH, pages.flatten(), inputs.page_table_BW, refs, sinks_KG)
-    if splits == 1:
-        return result[0]
-    return pl.pallas_call(
         functools.partial(_combine_kernel, layout=layout),
-        grid=(kv_heads, num_tiles),
-        out_shape=out,
-        input_output_aliases={0: 0},
-        compiler_params=compiler_params,
-        interpret=params.interpret,
-        name="paged_prefill_combine",
-    )(*result, refs, sinks_KG)
+        (kv_heads, num_tiles, splits),
+        query_TKGH,
+        (pages.flatten(), inputs.page_table_BW, refs, sinks_KG),
+        (refs, sinks_KG),
+    )
 
 
 def choose_tile_rows(max_queries: int, itemsize: int, params: AttentionParams, config: KernelConfig) -> int:
