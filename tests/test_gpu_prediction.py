@@ -5,7 +5,16 @@ from collections import Counter
 import pytest
 
 from jaxserve.parallel.gpus import GPUS
-from scripts.device_checks.gpu_code import Launch, Resources, read_launches, read_loops, read_resources, split_functions
+from scripts.device_checks import gpu_products
+from scripts.device_checks.gpu_code import (
+    KernelCode,
+    Launch,
+    Resources,
+    read_launches,
+    read_loops,
+    read_resources,
+    split_functions,
+)
 from scripts.device_checks.gpu_kernels import CASES
 from scripts.device_checks.gpu_prediction import alternate, blocks_of_tiles, deal, tensor_cycles
 
@@ -79,3 +88,24 @@ def test_every_key_that_a_tile_sees_is_in_one_of_its_blocks():
 
 def test_programs_go_to_the_processor_that_is_free_first():
     assert deal([3, 1, 1, 1], 2) == 3 and deal([1, 1, 1], 2) == 2
+
+
+@pytest.mark.parametrize(("instructions", "limit"), [(100, "bytes_us"), (1000, "issue_us")])
+def test_an_int4_product_is_as_fast_as_what_limits_it(instructions, limit):
+    gpu, call = GPUS["h200"], gpu_products.CALLS["output"]
+    loop = Counter({"HGMMA.64x16x16.F32.BF16": 16, "LOP3.LUT": instructions - 16})
+    kernel = KernelCode("int4_matmul", Launch((1, 32, 4), 128, 40960), 108, 0, loop, (loop,))
+    record = gpu_products.predict(kernel, call, 16, gpu)
+    codes_and_scales = 4096 * 4096 * (0.5 + 4 / 128)
+    assert record["needed_us"] == pytest.approx(1e6 * codes_and_scales / gpu.bytes_per_s)
+    assert record[limit] == max(record[name] for name in ("bytes_us", "issue_us", "tensor_us"))
+    assert record["share"] == pytest.approx(record["needed_us"] / record[limit])
+    assert record["share_with_launch"] < record["share"] < 1
+
+
+def test_many_rows_of_an_int4_product_are_compared_with_the_tensor_cores():
+    loop = Counter({"HGMMA.64x128x16.F32.BF16": 8, "LOP3.LUT": 280})
+    kernel = KernelCode("int4_matmul", Launch((16, 33, 1), 256, 114688), 200, 0, loop, (loop,))
+    record = gpu_products.predict(kernel, gpu_products.Call(4096, (33 * 128,)), 2048, GPUS["h200"])
+    assert record["share"] == pytest.approx(1), "528 programs are four for each multiprocessor"
+    assert record["share_serial"] == pytest.approx(1024 / (1024 + 2 * 288))

@@ -26,7 +26,7 @@ from jaxserve.errors import BadConfig
 
 OUTPUTS = 128  # of a program
 MIN_ROWS, MAX_ROWS = 16, 128  # of a program: a tensor core has 16 at least, as Triton uses it
-PROGRAMS = 120  # with fewer the groups are cut: about one for each multiprocessor of an H200, of which it has 132
+PROGRAMS = 132  # up to so many if the groups are cut: one for each multiprocessor of an H200
 MIN_GROUPS = 2  # of a split
 WARPS = {16: 4, 32: 4, 64: 4, 128: 8}  # by rows of a program
 STAGES = {16: 4, 32: 4, 64: 4, 128: 3}
@@ -98,11 +98,11 @@ def choose_rows(num_rows: int) -> int:
 def choose_splits(num_programs: int, num_groups: int, num_rows: int) -> int:
     """Return the number of splits of the groups: none is empty, and the last may be shorter.
 
-    They make up for too few programs, and double these where sums are few: a quarter of the codes' bytes at most, if
+    They make up for too few programs, and double these where sums are few: a sixteenth of the codes' bytes at most, if
     the sums of a split are 8 bytes an output and row, written and read, and the codes of a group 64 an output.
     """
-    least, most = (max(1, -(-num // num_programs)) for num in (PROGRAMS, 2 * PROGRAMS))
-    wanted = max(least, min(most, num_groups * 64 // (4 * 8 * num_rows)))
+    least, most = (max(1, num // num_programs) for num in (PROGRAMS, 2 * PROGRAMS))
+    wanted = max(least, min(most, num_groups * 64 // (16 * 8 * num_rows)))
     per_split = -(-num_groups // max(1, min(wanted, num_groups // MIN_GROUPS)))
     return -(-num_groups // per_split)
 

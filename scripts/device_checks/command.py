@@ -19,7 +19,7 @@ its part:
 
 `scripts/device compile` compiles for accelerators that are not there; see scripts/device compile --help;
 `scripts/device kernels` predicts the time of attention on TPUs from compiled kernels, and `scripts/device gpu_kernels`
-how near those for GPUs come to the hardware's limits.
+how near those for GPUs come to the hardware's limits, `scripts/device gpu_products` those of int4 weights.
 
 The floor of a step: the time to read the weights once or to compute its products, whichever is longer, plus the time
 to read the live context once. A short table comes last; --json keeps every record, rewritten after each. --tiny runs
@@ -131,6 +131,10 @@ def main(words: Sequence[str]) -> int:
         from scripts.device_checks import compile
 
         return compile.main(words[1:])
+    if words[:1] == ["gpu_products"]:
+        from scripts.device_checks import gpu_products
+
+        return gpu_products.main(words[1:])
     if words[:1] == ["gpu_kernels"]:
         from scripts.device_checks import gpu_kernels
 

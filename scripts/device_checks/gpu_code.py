@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+OURS = "paged_", "int4_"  # the beginnings of their names
 _LAUNCH = re.compile(r" (\w+) grid: \[(.*?)\] threads: \[(\d+).*shared_memory: (\d+)")
 _REGISTERS = re.compile(r"Used (\d+) registers")
 _SPILLS = re.compile(r"(\d+) bytes spill stores")
@@ -59,13 +60,13 @@ class KernelCode:
 
 
 def read_kernels(directory: Path, architecture: str) -> list[KernelCode]:
-    """Return the attention kernels of a dump, in the order of their names.
+    """Return our kernels with products of a dump, in the order of their names: attention's and those of int4 weights.
 
     architecture   The name by which ptxas knows the GPU.
     """
     launches, kernels = read_launches(directory), []
     for path in sorted(directory.glob("*.ptx")):
-        names = [name for name in re.findall(r"\.entry\s+(\w+)", path.read_text()) if name.startswith("paged_")]
+        names = [name for name in re.findall(r"\.entry\s+(\w+)", path.read_text()) if name.startswith(OURS)]
         if not names:
             continue
         cubin = path.with_suffix(".cubin")

@@ -168,8 +168,8 @@ def test_on_other_platforms_xla_multiplies():
 
 def test_programs_have_about_as_many_rows_as_there_are_and_fill_a_gpu():
     assert [choose_rows(rows) for rows in (1, 16, 17, 100, 4096)] == [16, 16, 32, 64, 128]
-    assert [choose_splits(programs, 32, 1) for programs in (1, 32, 48, 224, 4096)] == [16, 8, 5, 2, 1]
-    assert [choose_splits(programs, 32, 64) for programs in (32, 48, 224)] == [4, 3, 1], "their sums are many bytes"
+    assert [choose_splits(programs, 32, 1) for programs in (1, 32, 48, 224, 4096)] == [16, 8, 5, 1, 1]
+    assert [choose_splits(programs, 32, 64) for programs in (32, 48, 224)] == [4, 2, 1], "their sums are many bytes"
     assert choose_splits(1, 1, 1) == 1
 
 
