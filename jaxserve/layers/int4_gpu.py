@@ -10,7 +10,8 @@ Outputs take the place of rows in a tensor core's instruction, and rows that of 
 are too few outputs for all multiprocessors the groups are cut into splits, whose sums are added behind the kernel in
 their order. Weights that share an input are one call. So are those of experts, whose rows come in blocks of one expert.
 
-Everything that Pallas might leave to a default is passed; see attention/gpu.
+Everything that Pallas might leave to a default is passed; see attention/gpu. It counts the places of 16-bit numbers
+right in arrays of any size, where those of 8 bits overflow between 2 and 4 GiB.
 """
 
 import functools
@@ -22,15 +23,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxserve.errors import BadConfig
-
 OUTPUTS = 128  # of a program
 MIN_ROWS, MAX_ROWS = 16, 128  # of a program: a tensor core has 16 at least, as Triton uses it
 PROGRAMS = 132  # up to so many if the groups are cut: one for each multiprocessor of an H200
 MIN_GROUPS = 2  # of a split
 WARPS = {16: 4, 32: 4, 64: 4, 128: 8}  # by rows of a program
 STAGES = {16: 4, 32: 4, 64: 4, 128: 3}
-MAX_BYTES = 2**31  # of an array whose places Pallas counts right
+FLOAT32_STAGES = 2
 
 
 class Codes(NamedTuple):
@@ -70,10 +69,7 @@ class Layout:
 
 
 def int4_matmul(x_TI: Array, *weights: Codes, interpret: bool = False) -> tuple[Array, ...]:
-    """Return x @ weight, [T, out] in x's type, for each of the weights, which have one expert.
-
-    Raises BadConfig if Pallas would address a weight wrongly.
-    """
+    """Return x @ weight, [T, out] in x's type, for each of the weights, which have one expert."""
     rows = choose_rows(len(x_TI))
     return _multiply(x_TI, weights, None, rows, interpret)
 
@@ -81,10 +77,7 @@ def int4_matmul(x_TI: Array, *weights: Codes, interpret: bool = False) -> tuple[
 def int4_expert_matmul(
     x_SI: Array, blocks: BlockExperts, *weights: Codes, rows: int, interpret: bool = False
 ) -> tuple[Array, ...]:
-    """Return the products [S, out] of blocks of `rows` rows with the weights of their experts; see BlockExperts.
-
-    Raises BadConfig if Pallas would address a weight wrongly.
-    """
+    """Return the products [S, out] of blocks of `rows` rows with the weights of their experts; see BlockExperts."""
     return _multiply(x_SI, weights, blocks, rows, interpret)
 
 
@@ -93,6 +86,11 @@ def choose_rows(num_rows: int) -> int:
     if num_rows >= 2 * MAX_ROWS:
         return MAX_ROWS
     return min(MAX_ROWS // 2, max(MIN_ROWS, 1 << (num_rows - 1).bit_length()))
+
+
+def choose_stages(rows: int, dtype: Any) -> int:
+    """Return the stages of the loop, as Triton means them: what the 99 KiB of an L4 have room for."""
+    return STAGES[rows] if jnp.dtype(dtype).itemsize == 2 else FLOAT32_STAGES
 
 
 def choose_splits(num_programs: int, num_groups: int, num_rows: int) -> int:
@@ -113,10 +111,6 @@ def _multiply(
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import triton as plt
 
-    for weight in weights:
-        if weight.data_EGOQ.size * 2 >= MAX_BYTES:
-            shape = list(weight.data_EGOQ.shape)
-            raise BadConfig(f"quantization='int4' cannot address a weight of shape {shape} on a gpu; try int8.")
     num_rows, num_groups = len(x_TI), weights[0].data_EGOQ.shape[1]
     tiles = [-(-weight.data_EGOQ.shape[2] // OUTPUTS) for weight in weights]
     num_blocks = -(-num_rows // rows)
@@ -128,7 +122,7 @@ def _multiply(
         # Blocks of rows first: programs at the same time read the same codes, and the rows from the L2 cache.
         grid=(num_blocks, sum(tiles), num_splits),
         out_shape=[jax.ShapeDtypeStruct((num_splits, num_rows, each.data_EGOQ.shape[2]), dtype) for each in weights],
-        compiler_params=plt.CompilerParams(num_warps=WARPS[rows], num_stages=STAGES[rows]),
+        compiler_params=plt.CompilerParams(num_warps=WARPS[rows], num_stages=choose_stages(rows, x_TI.dtype)),
         interpret=interpret,
         name="int4_matmul",
     )(x_TI, list(weights), blocks)

@@ -8,7 +8,8 @@ missing can lie unpacked in a directory named by PYTHONPATH. Without flax, contr
 Parts, in order; all if none is named. Each is a process of its own, so that a kernel that crashes or hangs costs only
 its part:
 
-    contract     every attention backend for this device, compiled, against the reference in float32 and bfloat16
+    contract     products of int4 weights, and every attention backend for this device, compiled, against the reference
+                 in float32 and bfloat16
     machine      bytes and products per second of this device
     llama8b      decode and prefill steps at Llama-3.1-8B's shape, random weights, in percent of the floor
     sampler      a token from 128k logits

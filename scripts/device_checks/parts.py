@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import jax
@@ -23,6 +24,7 @@ from jaxserve.sampling.penalties import init, num_words
 from jaxserve.sampling.sampler import LogitsInputs, LogprobsConfig, SampleMode, sample
 from jaxserve.sampling_params import MAX_LOGPROB_TOKEN_IDS, SamplingParams
 from scripts.device_checks import contract as attention_cases
+from scripts.device_checks import product_contract as product_cases
 from scripts.device_checks.report import Record
 from scripts.device_checks.shapes import Work
 
@@ -56,10 +58,13 @@ def within(setting: Setting, records: Iterator[Record]) -> Iterator[Record]:
 
 
 def contract(setting: Setting) -> Iterator[Record]:
-    """Attention against the reference, for every backend that claims this platform."""
+    """Products of int4 weights, and attention by every backend that claims this platform, against the reference."""
+    platform = jax.default_backend()
+    cases = product_cases.TINY if setting.tiny else product_cases.CASES
+    products = product_cases.run(cases, platform, is_interpreted=setting.tiny)
     cases = attention_cases.TINY if setting.tiny else attention_cases.CASES
     interpreted = ("gpu",) if setting.tiny else ()  # runs anywhere, slowly; JAX's TPU kernel does not
-    return within(setting, attention_cases.run(cases, jax.default_backend(), interpreted=interpreted))
+    return within(setting, chain(products, attention_cases.run(cases, platform, interpreted=interpreted)))
 
 
 def machine(setting: Setting) -> Iterator[Record]:

@@ -9,15 +9,22 @@ from functools import partial
 import jax
 import jax.export
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxserve.errors import BadConfig
-from jaxserve.layers import int4_gpu
-from jaxserve.layers.int4_gpu import BlockExperts, Codes, choose_rows, choose_splits, int4_expert_matmul, int4_matmul
+from jaxserve.layers.int4_gpu import (
+    BlockExperts,
+    Codes,
+    choose_rows,
+    choose_splits,
+    choose_stages,
+    int4_expert_matmul,
+    int4_matmul,
+)
 from jaxserve.layers.moe import Experts
 from jaxserve.layers.scaled_weight import (
     ScaledForm,
@@ -173,8 +180,16 @@ def test_programs_have_about_as_many_rows_as_there_are_and_fill_a_gpu():
     assert choose_splits(1, 1, 1) == 1
 
 
-def test_what_pallas_would_address_wrongly_is_refused(monkeypatch):
-    monkeypatch.setattr(int4_gpu, "MAX_BYTES", 1000)
-    weight = draw_weight(np.random.default_rng(0), 256, 40)
-    with pytest.raises(BadConfig, match=r"cannot address a weight of shape \[1, 2, 40, 32\] on a gpu; try int8"):
-        int4_matmul(jnp.zeros((1, 256)), codes(weight), interpret=True)
+def test_bits_of_words_become_numbers_as_the_instructions_do_it():
+    """In bfloat16, 0x4300 + n is 128 + n: what the kernel computes on a GPU, and interpret mode otherwise."""
+    word = np.arange(2**16, dtype=np.uint16)
+    for index in range(4):
+        completed = word >> np.uint16(4 * index) & np.uint16(0x000F) | np.uint16(0x4300)
+        numbers = completed.view(ml_dtypes.bfloat16).astype(np.float32) - 136
+        np.testing.assert_array_equal(numbers, (word >> np.uint16(4 * index) & 15).astype(np.float32) - 8)
+    one, least = (np.uint16(bits).view(ml_dtypes.bfloat16) for bits in (0x3F80, 0xC308))
+    assert (float(one), float(least)) == (1, -136)
+
+
+def test_float32_has_fewer_stages_in_shared_memory():
+    assert [choose_stages(128, dtype) for dtype in ("bfloat16", "float32")] == [3, 2]

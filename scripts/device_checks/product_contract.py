@@ -1,0 +1,107 @@
+"""The products of int4 weights by the kernel for GPUs, compiled on the device at hand and held to float32.
+
+Used by scripts/device.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxserve.layers.int4_gpu import BlockExperts, Codes, int4_expert_matmul, int4_matmul
+from scripts.device_checks.contract import TOLERANCE
+
+GROUP = 128
+
+
+@dataclass(frozen=True)
+class Case:
+    """Weights [in, out] that share an input.
+
+    experts   So many weights are stacked, and each block of 16 rows has one of them; 0: there is one.
+    group     Inputs of a group.
+    """
+
+    rows: int
+    width_in: int
+    widths_out: tuple[int, ...]
+    experts: int = 0
+    group: int = GROUP
+
+    @property
+    def name(self) -> str:
+        """What the record is called."""
+        experts = f", {self.experts} experts" if self.experts else ""
+        return f"{self.rows} rows, {self.width_in} to {'+'.join(map(str, self.widths_out))}{experts}"
+
+
+CASES = (
+    *(Case(rows, 4096, (4096, 1024, 1024)) for rows in (1, 8, 32, 64, 128, 2048)),
+    Case(17, 2880, (4096, 2880), group=64),
+    Case(300, 1024, (200,)),
+    Case(64, 2048, (768, 768), experts=8),
+)
+TINY = (Case(5, 256, (200,)), Case(32, 128, (64,), experts=2))
+
+
+def run(cases: tuple[Case, ...], platform: str, *, is_interpreted: bool = False) -> Iterator[dict[str, Any]]:
+    """Yield a record for each dtype and case; on other platforms than GPUs only if it is interpreted."""
+    about = {"kind": "contract", "backend": "int4"}
+    if platform != "gpu" and not is_interpreted:
+        yield about | {"outcome": "skipped", "why": f"not made for {platform}"}
+        return
+    for dtype, tolerance in TOLERANCE.items():
+        for case in cases:
+            record = about | {"dtype": dtype, "case": case.name}
+            try:
+                error = compare(case, dtype, is_interpreted=is_interpreted)
+            except Exception as error:  # one broken kernel must not hide what the others do
+                yield record | {"outcome": "failed", "why": f"{type(error).__name__}: {error}"[:500]}
+                continue
+            outcome = "passed" if error <= tolerance else "failed"
+            yield record | {"outcome": outcome, "error": error, "tolerance": tolerance}
+
+
+def compare(case: Case, dtype: str, *, is_interpreted: bool) -> float:
+    """Return the greatest difference from the products of the dequantised weights, which are about 1."""
+    rng = np.random.default_rng(case.rows)
+    x_TI = jnp.asarray(rng.standard_normal((case.rows, case.width_in), np.float32), dtype)
+    weights = [draw_codes(rng, case, width_out) for width_out in case.widths_out]
+    if case.experts:
+        expert_X = rng.integers(0, case.experts, case.rows // 16).astype(np.int32)
+        blocks = BlockExperts(jnp.asarray(expert_X), jnp.asarray([len(expert_X)], jnp.int32))
+        outputs = jax.jit(
+            lambda *args: int4_expert_matmul(args[0], blocks, *args[1:], rows=16, interpret=is_interpreted)
+        )(x_TI, *weights)
+        expert_T = np.repeat(expert_X, 16)
+    else:
+        outputs = jax.jit(lambda *args: int4_matmul(*args, interpret=is_interpreted))(x_TI, *weights)
+        expert_T = np.zeros(case.rows, np.int32)
+    rows = np.asarray(x_TI, np.float32)
+    errors = []
+    for y_TO, weight in zip(outputs, weights, strict=True):
+        value_EIO = dequantize(weight)
+        for expert in np.unique(expert_T):
+            is_its = expert_T == expert
+            errors.append(np.abs(np.asarray(y_TO, np.float32)[is_its] - rows[is_its] @ value_EIO[expert]).max())
+    return float(max(errors, key=lambda error: (np.isnan(error), error)))
+
+
+def draw_codes(rng: np.random.Generator, case: Case, width_out: int) -> Codes:
+    """Return a weight of any codes."""
+    shape = (max(1, case.experts), case.width_in // case.group, width_out)
+    scale = rng.uniform(0.5, 1.5, shape).astype(np.float32) / np.float32(4.6 * case.width_in**0.5)
+    words = rng.integers(0, 2**16, (*shape, case.group // 4), np.uint16)
+    return Codes(jnp.asarray(words), jnp.asarray(scale))
+
+
+def dequantize(weight: Codes) -> np.ndarray:
+    """Return the values [experts, in, out] on the host, as `Codes` documents them."""
+    word_EGOQ = np.asarray(weight.data_EGOQ)
+    parts = [(word_EGOQ >> shift & 15).astype(np.float32) - 8 for shift in (0, 4, 8, 12)]
+    value_EGOI = np.concatenate(parts, axis=-1) * np.asarray(weight.scale_EGO)[..., None]
+    num_experts, _, width_out, _ = word_EGOQ.shape
+    return value_EGOI.swapaxes(2, 3).reshape(num_experts, -1, width_out)
