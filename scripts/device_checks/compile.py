@@ -23,6 +23,7 @@ A word of --programs with which no program of a model begins fails, too, and so 
 
 --record writes that file anew for what is compiled. Few layers are enough for all this; --layers 0 is all of them.
 --short compiles few but telling programs; scripts/test runs it.
+--steps predicts the time of steps by part instead, against the roofline; --json then adds to what the file has.
 """
 
 import argparse
@@ -40,7 +41,7 @@ from typing import Any
 
 from jaxserve.parallel.targets import TARGETS, Target
 from scripts.device_checks import compile_budgets as budgets
-from scripts.device_checks.compile_cases import DEFAULT_TARGETS, SHORT, Case, cases_of
+from scripts.device_checks.compile_cases import DEFAULT_TARGETS, SHORT, STEP_MODELS, STEP_TARGETS, Case, cases_of
 from scripts.device_checks.report import Record
 from scripts.device_checks.shapes import COMPILED, tiny_config
 
@@ -181,7 +182,8 @@ def main(words: Sequence[str]) -> int:
     arguments = _parse(words)
     print("Predicted by compilers; nothing ran.", flush=True)
     installed = _installed_platforms()
-    targets = arguments.targets or [name for name in DEFAULT_TARGETS if TARGETS[name].platform in installed]
+    defaults = STEP_TARGETS if arguments.steps else DEFAULT_TARGETS
+    targets = arguments.targets or [name for name in defaults if TARGETS[name].platform in installed]
     if arguments.short:
         targets = sorted({case.target for case in SHORT if case.target in targets})
     platforms = sorted({TARGETS[name].platform for name in targets})
@@ -190,6 +192,10 @@ def main(words: Sequence[str]) -> int:
         groups = ([name for name in targets if TARGETS[name].platform == platform] for platform in platforms)
         commands = ([sys.executable, str(PROGRAM), "compile", *group, *options] for group in groups)
         return max(subprocess.run(command, env=os.environ).returncode for command in commands)
+    if arguments.steps:
+        from scripts.device_checks import predict_steps
+
+        return predict_steps.run(targets, [name for name in arguments.model if name in STEP_MODELS], arguments.json)
     names = ("programs", "layers", "kv_cache_dtype", "quantization", "tiny")
     options = Options(**{name: getattr(arguments, name) for name in names})
     cases = SHORT if arguments.short else cases_of(targets, arguments.model)
@@ -215,6 +221,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--programs", nargs="+", default=(), metavar="WORD", help="beginnings of names, such as decode")
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--short", action="store_true", help="few programs, for all changes")
+    parser.add_argument("--steps", action="store_true", help="predict the time of steps")
     parser.add_argument("--record", action="store_true", help="write sizes into compiled.json")
     parser.add_argument("--no-compare", dest="compare", action="store_false", help="with what is recorded")
     parser.add_argument("--kv-cache-dtype", default="auto", metavar="TYPE", help="as of jaxserve serve")

@@ -38,6 +38,12 @@ DEFAULT_TARGETS = (
     *("cpu", "v5e-1", "v5e-4", "v5e-8", "v5p-8", "v6e-1", "v6e-4", "v6e-8"),
     *("h100x1", "h100x8", "h200x1", "h200x8", "b200x1", "a100x1", "l4x1"),
 )
+# Of which the time of steps is predicted.
+STEP_TARGETS = (
+    *("v5e-1", "v5e-4", "v5e-8", "v5p-8", "v6e-1", "v6e-4", "v6e-8"),
+    *("h100x1", "h100x8", "h200x1", "h200x8"),
+)
+STEP_MODELS = ("Qwen3-0.6B", "Llama-3.1-8B", "Llama-3.1-70B", "Qwen3-30B-A3B", "Gemma-3-27B", "gpt-oss-20b")
 SHORT = (
     # The sampler is the same for all models with so large a vocabulary, and so are copies.
     Case("v5e-1", "Qwen3-0.6B", ("decode 128", "prefill 512", "sample 128 SAMPLE", "sample 128 PROC", "copy", "score")),

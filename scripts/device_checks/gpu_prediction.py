@@ -132,7 +132,7 @@ def _predict_prefill(kernel: KernelCode, case: Any, gpu: Gpu) -> Record:
             cycles += masked_blocks * combine(tensor_cycles(masked, gpu), _cost(masked))
             times += [warps * cycles / splits] * splits
         end = deal([time for time in times for _ in range(case.kv_heads)], gpu.num_processors)
-        products = case.rows * case.heads * case.head_dim * 2 * _visible_keys(case, window)
+        products = case.rows * case.heads * case.head_dim * 2 * visible_keys(case, window)
         shares[f"share_of_loop_{name}"] = tensor_cycles(whole, gpu) / combine(tensor_cycles(whole, gpu), _cost(whole))
         shares[f"share_{name}"] = products / gpu.products / gpu.num_processors / end
     return shares
@@ -150,7 +150,7 @@ def blocks_of_tiles(case: Any, queries: int, block: int, window: int | None) -> 
     return counts
 
 
-def _visible_keys(case: Any, window: int | None) -> int:
+def visible_keys(case: Any, window: int | None) -> int:
     """Return the pairs of a query and a key that it sees, of one row."""
     positions = range(case.context - case.columns, case.context)
     return sum(min(position + 1, window or position + 1) for position in positions)

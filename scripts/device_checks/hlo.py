@@ -14,9 +14,12 @@ _COLLECTIVE = re.compile(
     r"^\s*(?:ROOT )?%?[\w.\-]+ = (.*?) (all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(-start)?\("
 )
 _SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
-_ITEM_BYTES = {"bf16": 2, "f16": 2, "s8": 1, "u8": 1, "pred": 1, "s64": 8, "f64": 8}
-_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
-_FUSED = re.compile(r"(?:fusion|reduce|map|scatter|sort)\(.*(?:calls|to_apply)=%?([\w.\-]+)")
+ITEM_BYTES = {
+    **{"bf16": 2, "f16": 2, "s16": 2, "u16": 2, "s8": 1, "u8": 1, "pred": 1, "s64": 8, "u64": 8, "f64": 8},
+    **{"f8e4m3fn": 1, "f8e5m2": 1},
+}
+COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
+FUSED = re.compile(r"(?:fusion|reduce|map|scatter|sort)\(.*(?:calls|to_apply)=%?([\w.\-]+)")
 _WIDE = re.compile(r"^\s*(?:ROOT )?%?[\w.\-]+ = (bf16|f16|f32)\[([\d,]*)\]\S* ([\w\-]+)\(")
 _NOT_STORED = {"parameter", "bitcast", "get-tuple-element", "constant"}
 
@@ -30,9 +33,9 @@ class Instruction(NamedTuple):
 
 def instructions(text: str) -> Iterator[Instruction]:
     """Yield the instructions of all computations; of those that are fused the last one only."""
-    fused, is_fused = set(_FUSED.findall(text)), False
+    fused, is_fused = set(FUSED.findall(text)), False
     for line in text.splitlines():
-        if header := _COMPUTATION.match(line):
+        if header := COMPUTATION.match(line):
             is_fused = header.group(1) in fused
         if (match := _INSTRUCTION.match(line)) and not (is_fused and "ROOT " not in line):
             sizes, operation = match.groups()
@@ -44,9 +47,9 @@ def find_expanded(text: str, sizes: Container[int]) -> dict[str, int]:
 
     What a fusion computes on the way is not stored, and parameters are not computed.
     """
-    fused, counts, is_fused = set(_FUSED.findall(text)), Counter[str](), False
+    fused, counts, is_fused = set(FUSED.findall(text)), Counter[str](), False
     for line in text.splitlines():
-        if header := _COMPUTATION.match(line):
+        if header := COMPUTATION.match(line):
             is_fused = header.group(1) in fused
         match = None if is_fused else _WIDE.match(line)
         if match is None or match.group(3) in _NOT_STORED:
@@ -69,7 +72,7 @@ def count_collectives(text: str) -> dict[str, list[int]]:
             entry = counts.setdefault(name, [0, 0])
             entry[0] += 1
             entry[1] += sum(
-                _ITEM_BYTES.get(kind, 4) * math.prod(map(int, filter(None, sizes.split(",")))) for kind, sizes in shapes
+                ITEM_BYTES.get(kind, 4) * math.prod(map(int, filter(None, sizes.split(",")))) for kind, sizes in shapes
             )
     return counts
 

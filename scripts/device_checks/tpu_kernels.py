@@ -66,6 +66,17 @@ SHAPES = {
 }
 
 
+def find_shape(name: str) -> Shape:
+    """Return the shape of this name, or of the numbers of heads and their size, such as "16,8,128" or "64,8,64,sinks".
+
+    Raises ValueError if it is neither.
+    """
+    if name in SHAPES:
+        return SHAPES[name]
+    heads, kv_heads, head_dim, *rest = name.split(",")
+    return Shape(int(heads), int(kv_heads), int(head_dim), {"sinks": True} if rest == ["sinks"] else {})
+
+
 def _compile(shape: Shape, backend: Any, device: Any, rows: int, tokens: int) -> tuple[Any, Record]:
     """Compile a write and attention for rows that have so many tokens together.
 
@@ -196,7 +207,8 @@ def _predict(dump: Path, chip: Target, shape: Shape, name: str, params: Any, wha
             bundles, fetched = kernel.prefill_cycles(tokens, shape.kv_heads, parts)
             longest = max(bundles, fetched * stored_bytes / bytes_per_cycle)
             least = 4 * shape.heads * shape.head_dim * tokens * (tokens + 1) / 2 / flops_per_cycle
-            yield {"kind": "prefill", "tokens": tokens, "bundles": round(bundles), "peak": round(100 * least / longest)}
+            sizes = {"tokens": tokens, "bundles": round(bundles), "cycles": round(longest)}
+            yield {"kind": "prefill", **sizes, "peak": round(100 * least / longest)}
         return
     for count in (count for count in DECODE_ROWS if count <= rows):
         for context in CONTEXTS:
@@ -207,14 +219,16 @@ def _predict(dump: Path, chip: Target, shape: Shape, name: str, params: Any, wha
             yield {
                 "kind": "decode",
                 **sizes,
+                "cycles": round(longest),
                 "load": round(100 * bundles / least),
                 "time": round(100 * longest / least),
             }
             if name == "mosaic":
                 written = Kernel(find_kernel(dump, "page_write"), name, 0, 0).write_cycles(count)
                 copied = 2 * count * shape.token_bytes * TILE_TOKENS / bytes_per_cycle
+                sizes |= {"bundles": round(written), "cycles": round(max(written, copied))}
                 load, time_ = (round(100 * each / least) for each in (written, max(written, copied)))
-                yield {"kind": "write", **sizes, "bundles": round(written), "load": load, "time": time_}
+                yield {"kind": "write", **sizes, "load": load, "time": time_}
 
 
 def _run_here(
@@ -231,12 +245,13 @@ def _run_here(
             for what in kinds:
                 rows, tokens = (max(DECODE_ROWS), max(DECODE_ROWS)) if what == "decode" else (1, CHUNK)
                 about = {"target": target_name, "model": name, "backend": backend}
-                if backend == "tpu" and (SHAPES[name].head_dim > 128 or "sinks" in SHAPES[name].how):
+                shape = find_shape(name)
+                if backend == "tpu" and (shape.head_dim > 128 or "sinks" in shape.how):
                     continue  # several calls of the kernel, or none
                 try:
                     with placement.as_default():
-                        params, cost = _compile(SHAPES[name], BACKENDS[backend](), device, rows, tokens)
-                    for record in _predict(dump, chip, SHAPES[name], backend, params, what, rows):
+                        params, cost = _compile(shape, BACKENDS[backend](), device, rows, tokens)
+                    for record in _predict(dump, chip, shape, backend, params, what, rows):
                         print(json.dumps(about | record | cost), flush=True)
                 except Exception as error:  # a kernel that does not compile must not hide what the others do
                     why = f"{type(error).__name__}: {error}"[:300]
@@ -245,11 +260,10 @@ def _run_here(
                     path.unlink()
 
 
-def _run_apart(target: str, arguments: argparse.Namespace) -> list[Record]:
-    """Compile for one target in a process of its own, and return its records."""
+def run_apart(target: str, shapes: Sequence[str], backends: Sequence[str], kinds: Sequence[str]) -> list[Record]:
+    """Compile for one of CHIPS in a process of its own, and return its records."""
     with tempfile.TemporaryDirectory() as dump:
-        options = ["--target", target, "--shape", *arguments.shape, "--backend", *arguments.backend]
-        options += ["--kind", *arguments.kind, "--dump", dump]
+        options = ["--target", target, "--shape", *shapes, "--backend", *backends, "--kind", *kinds, "--dump", dump]
         told = f"--xla_jf_dump_to={dump} --xla_jf_dump_llo_text=true --xla_jf_dump_hlo_text=false"
         environment = os.environ | {"LIBTPU_INIT_ARGS": told + " --xla_jf_dump_llo_html=false"}
         command = [sys.executable, str(PROGRAM), "kernels", *options]
@@ -271,7 +285,7 @@ def main(words: Sequence[str]) -> int:
         prog="device kernels", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--target", nargs="+", default=list(CHIPS), choices=sorted(CHIPS))
-    parser.add_argument("--shape", nargs="+", default=list(SHAPES), choices=sorted(SHAPES))
+    parser.add_argument("--shape", nargs="+", default=list(SHAPES), help=f"{', '.join(SHAPES)}, or 16,8,128")
     parser.add_argument("--backend", nargs="+", default=["mosaic", "tpu"], choices=["mosaic", "tpu"])
     parser.add_argument("--kind", nargs="+", default=["decode", "prefill"], choices=["decode", "prefill"])
     parser.add_argument("--json", type=Path, help="write every record here")
@@ -281,7 +295,11 @@ def main(words: Sequence[str]) -> int:
         _run_here(arguments.target[0], arguments.shape, arguments.backend, arguments.kind, arguments.dump)
         return 0
     print("Predicted from compiled kernels; nothing ran.", flush=True)
-    records = [record for target in arguments.target for record in _run_apart(target, arguments)]
+    records = [
+        record
+        for target in arguments.target
+        for record in run_apart(target, arguments.shape, arguments.backend, arguments.kind)
+    ]
     if arguments.json:
         arguments.json.write_text(json.dumps(records, indent=1) + "\n")
     return int(any(record.get("outcome") == "failed" for record in records))
