@@ -30,13 +30,16 @@ from jaxserve.fair_threads import FairThreads
 from jaxserve.lora_request import LoRARequest
 from jaxserve.outputs import (
     Choice,
+    ClassificationOutput,
     Completion,
+    EmbeddingOutput,
     FinishReason,
     HistogramSnapshot,
     InspectedEngine,
     Logprob,
     OutputTimes,
     RenderedPrompt,
+    ScoreOutput,
     StatsSnapshot,
     TextDelta,
     TokenLogprob,
@@ -44,7 +47,8 @@ from jaxserve.outputs import (
     ToolCallDelta,
     Usage,
 )
-from jaxserve.prompt_input import ChatPrompt, TextPrompt
+from jaxserve.pooling_params import PoolingParams
+from jaxserve.prompt_input import ChatPrompt, TextPair, TextPrompt
 from jaxserve.sampling_params import (
     MAX_LOGPROB_TOKEN_IDS,
     MAX_STOP_TOKEN_IDS,
@@ -65,6 +69,16 @@ if TYPE_CHECKING:
     from jaxserve.layers.adapter import Adapter
     from jaxserve.llm import LLM
     from jaxserve.model_store import CacheEntry, list_cache, pull_model, remove_from_cache
+    from jaxserve.models.pooling_spec import PoolingTask
+    from jaxserve.pooled_outputs import (
+        check_dimensions,
+        check_one_vector,
+        compute_cosine,
+        find_prompt,
+        make_embedding,
+        make_probabilities,
+        pair_texts,
+    )
     from jaxserve.preparation import Ready
     from jaxserve.program_directory import BuiltDirectory, build_programs
 
@@ -81,6 +95,14 @@ _LAZY_EXPORTS = {
     "QueueSlot": "jaxserve.admission",
     "Ready": "jaxserve.preparation",
     "Finding": "jaxserve.doctor",
+    "PoolingTask": "jaxserve.models.pooling_spec",
+    "check_dimensions": "jaxserve.pooled_outputs",
+    "check_one_vector": "jaxserve.pooled_outputs",
+    "compute_cosine": "jaxserve.pooled_outputs",
+    "find_prompt": "jaxserve.pooled_outputs",
+    "make_embedding": "jaxserve.pooled_outputs",
+    "make_probabilities": "jaxserve.pooled_outputs",
+    "pair_texts": "jaxserve.pooled_outputs",
     "list_cache": "jaxserve.model_store",
     "check_config": "jaxserve.config_check",
     "convert_model": "jaxserve.conversion",
@@ -106,6 +128,9 @@ __all__ = [
     "MAX_STOP_TOKEN_IDS",
     "PARAMETER_RANGES",
     "ChatOutputSpec",
+    "ClassificationOutput",
+    "EmbeddingOutput",
+    "ScoreOutput",
     "ChatPrompt",
     "Adapter",
     "AdapterNotFound",
@@ -134,6 +159,7 @@ __all__ = [
     "OutOfMemory",
     "OutputTimes",
     "Overloaded",
+    "PoolingParams",
     "PromptTooLong",
     "QueueSlot",
     "Ready",
@@ -145,6 +171,7 @@ __all__ = [
     "StatsSnapshot",
     "StructuredOutputs",
     "TextDelta",
+    "TextPair",
     "TextPrompt",
     "TokenLogprob",
     "ToolCall",
@@ -153,6 +180,14 @@ __all__ = [
     "UnknownArchitecture",
     "Unsupported",
     "Usage",
+    "PoolingTask",
+    "check_dimensions",
+    "check_one_vector",
+    "compute_cosine",
+    "find_prompt",
+    "make_embedding",
+    "make_probabilities",
+    "pair_texts",
     "list_cache",
     "build_programs",
     "check_config",

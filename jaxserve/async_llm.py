@@ -15,9 +15,11 @@ from jaxserve.engine_client import EngineClient
 from jaxserve.errors import Overloaded
 from jaxserve.fair_threads import FairThreads
 from jaxserve.layers.adapter import Adapter
+from jaxserve.models.pooling_spec import PoolingTask, PoolingTaskName
 from jaxserve.outputs import InspectedEngine, RenderedPrompt, StatsSnapshot, TextDelta, TokenOutput
+from jaxserve.pooling_params import PoolingParams
 from jaxserve.preparation import Ready
-from jaxserve.prompt_input import ChatPrompt, PromptInput
+from jaxserve.prompt_input import ChatPrompt, PoolingInput, PromptInput
 from jaxserve.running_request import RunningRequest
 from jaxserve.sampling_params import SamplingParams, check_token_ids
 from jaxserve.text.tokenizer import Tokenizer
@@ -231,6 +233,48 @@ class AsyncLLM:
         threads = self._grammar_threads if may_compile else self._text_threads
         has_template = any(isinstance(prompt, ChatPrompt) and prompt.chat_template is not None for prompt in prompts)
         return await self._run_for(has_template, prepare, threads, "" if slot is None else slot.caller)
+
+    @property
+    def task(self) -> PoolingTask | None:
+        """The task that the model pools for; None: it generates."""
+        return self._client.limits.task
+
+    def get_pooling_task(self, *names: PoolingTaskName) -> PoolingTask:
+        """Return what the model pools for, which must be one of these tasks.
+
+        Raises InvalidParameter if it is none of them, or the model generates.
+        """
+        return self._client.limits.get_task(*names)
+
+    @property
+    def embedding_width(self) -> int:
+        """The length of a whole embedding."""
+        return self._client.width
+
+    async def prepare_pooling(
+        self,
+        inputs: Sequence[PoolingInput],
+        params: PoolingParams,
+        slot: QueueSlot | None = None,
+        *,
+        cache_salt: str | None = None,
+        data_parallel_rank: int | None = None,
+    ) -> list[Ready]:
+        """Tokenize, truncate and check texts that are embedded, scored or classified. Runs in a thread.
+
+        `start` returns one delta for each of them, with what is pooled.
+
+        Raises RequestError, which names the field, for a request that cannot be served.
+        """
+        prepare = partial(
+            self._client.pooling_preparer.prepare_all,
+            inputs,
+            params,
+            slot,
+            cache_salt=cache_salt,
+            data_parallel_rank=data_parallel_rank,
+        )
+        return await self._run_in(self._text_threads, prepare, "" if slot is None else slot.caller)
 
     @property
     def adapters(self) -> tuple[LoadedAdapter, ...]:

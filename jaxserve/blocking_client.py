@@ -44,6 +44,14 @@ class BlockingClient:
 
         Raises the error that ended a request; the other requests are aborted then.
         """
+        deltas = self.run_all(requests, show_progress=show_progress)
+        return [merge_deltas(ready, own_deltas) for ready, own_deltas in zip(requests, deltas, strict=True)]
+
+    def run_all(self, requests: Sequence[Ready], *, show_progress: bool = False) -> list[list[TextDelta]]:
+        """Run requests together until all have ended. Returns the deltas of each, in order.
+
+        Raises the error that ended a request; the other requests are aborted then.
+        """
         outputs, errors, deltas = _Outputs(), [], [[] for _ in requests]
         running = [
             self._create(ready, outputs, own_deltas.append, errors.append)
@@ -63,7 +71,7 @@ class BlockingClient:
         finally:
             for request in running:
                 request.cancel()
-        return [merge_deltas(ready, own_deltas) for ready, own_deltas in zip(requests, deltas, strict=True)]
+        return deltas
 
     def iterate(self, ready: Ready) -> Iterator[TextDelta]:
         """Run a request and yield its deltas as they arrive. Closing the generator aborts the request.

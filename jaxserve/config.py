@@ -35,7 +35,7 @@ BUILD_FIELDS = (
     *("tensor_parallel_size", "data_parallel_size", "enable_expert_parallel", "max_model_len", "max_num_seqs"),
     *("max_num_batched_tokens", "block_size", "kv_cache_dtype", "gpu_memory_utilization", "kv_cache_memory_bytes"),
     *("num_gpu_blocks_override", "kv_offloading_size", "enable_prefix_caching", "enable_lora", "max_loras"),
-    *("max_lora_rank", "attention_backend", "max_logprobs", "logprobs_mode", "batch_invariant"),
+    *("max_lora_rank", "attention_backend", "max_logprobs", "logprobs_mode", "batch_invariant", "task", "pooling"),
 )
 # The keys of structured_outputs_config and their types. In vLLM the first two choose among backends.
 STRUCTURED_OUTPUTS_KEYS = {
@@ -45,6 +45,8 @@ STRUCTURED_OUTPUTS_KEYS = {
 
 Quantization = Literal["none", "int8", "int4", "fp8", "blocks"]
 KVCacheDtype = Literal["auto", "bfloat16", "float16", "float32", "int8", "fp8", "fp8_e4m3", "fp8_e5m2"]
+TaskChoice = Literal["auto", "generate", "pool", "embed", "score", "classify"]
+PoolingChoice = Literal["LAST", "MEAN", "CLS", "ALL"]
 QuantizationChoice = Literal["auto", "none", "int8", "int4", "fp8", "blocks"]
 
 
@@ -87,6 +89,19 @@ class EngineConfig:
     )
     hf_overrides: dict[str, Any] | None = option(
         None, "These keys, as JSON, override those of the model's config.json."
+    )
+    task: TaskChoice = option(
+        "auto",
+        "The model is served for this task: generate texts, or pool, which is to embed them, to score pairs of them or"
+        " to classify them; pool is what the files say, or else embed, and auto what they say, or else generate.",
+    )
+    pooling: PoolingChoice | None = option(
+        None,
+        "An embedding is the vector of the LAST token, of the first (CLS), the MEAN of all, or ALL of them, one for"
+        " each token (default: as the model's files say).",
+    )
+    matryoshka_dimensions: tuple[int, ...] = option(
+        (), "Embeddings may be cut to these lengths (default: those in the model's config.json)."
     )
     dtype: Literal["auto", "float32", "bfloat16"] = option(
         "auto", "Weights and activations have this type; auto is float32 on CPU and bfloat16 on GPU and TPU."

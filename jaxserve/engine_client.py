@@ -25,6 +25,7 @@ from jaxserve.faults import Faults
 from jaxserve.loading import load_engines
 from jaxserve.output_stream import OutputStream
 from jaxserve.outputs import StatsSnapshot, TokenOutput
+from jaxserve.pooling_preparation import PoolingPreparer
 from jaxserve.preparation import Ready, RequestPreparer
 from jaxserve.replica import Replica, sum_stats
 from jaxserve.request_limits import RequestLimits, check_rank
@@ -40,8 +41,10 @@ class EngineClient:
 
     config            The configuration as resolved: every limit is a number.
     text              The text side of the model.
+    width             The length of the model's hidden vectors.
     limits            The limits of requests.
-    preparer          Prepares requests.
+    preparer          Prepares requests that generate.
+    pooling_preparer  Prepares requests that are embedded, scored or classified.
     adapters          The adapters that requests may name.
     replicas          The engines, by rank.
     description       Facts for people, in the order to print them.
@@ -57,8 +60,12 @@ class EngineClient:
         """Start the threads of the engines, which call `on_outputs` with the outputs of every step."""
         first = engines[0]
         self.config, self.text, self.adapters = first.config, text, adapters
-        self.limits = RequestLimits(first.config, text.defaults, first.spec.vocab_size, first.cache_size.groups)
+        self.width = first.spec.width
+        self.limits = RequestLimits(
+            first.config, text.defaults, first.spec.vocab_size, first.cache_size.groups, first.task
+        )
         self.preparer = RequestPreparer(text.tokenizer, text.prompts, text.output_planner, self.limits)
+        self.pooling_preparer = PoolingPreparer(text.tokenizer, text.prompts, self.limits)
         devices = "; ".join(engine.description["device"] for engine in engines)
         replicas = {"replicas": f"{len(engines)}: {devices}"} if len(engines) > 1 else {}
         self.description = first.description | replicas | text.description
@@ -174,6 +181,8 @@ class EngineClient:
             caller="" if ready.slot is None else ready.slot.caller,
             label="" if ready.slot is None else ready.slot.label,
             is_traced=ready.slot is not None and ready.slot.is_traced,
+            pooling=ready.pooling,
+            second_start=ready.second_start,
         )
 
     def choose_replica(self, ready: Ready) -> Replica:

@@ -9,7 +9,14 @@ from html import escape
 from typing import Any, Literal
 
 from jaxserve.blocking_client import BlockingClient
-from jaxserve.config import DEFAULT_MODEL, EngineConfig, KVCacheDtype, QuantizationChoice
+from jaxserve.config import (
+    DEFAULT_MODEL,
+    EngineConfig,
+    KVCacheDtype,
+    PoolingChoice,
+    QuantizationChoice,
+    TaskChoice,
+)
 from jaxserve.engine_client import EngineClient
 from jaxserve.llm_chat import chat as _chat
 from jaxserve.llm_generate import generate as _generate
@@ -18,6 +25,10 @@ from jaxserve.llm_options import (
     engine_config,
     explain_engine_option,
 )
+from jaxserve.llm_pool import classify as _classify
+from jaxserve.llm_pool import embed as _embed
+from jaxserve.llm_pool import encode as _encode
+from jaxserve.llm_pool import score as _score
 from jaxserve.llm_stream import stream as _stream
 from jaxserve.outputs import StatsSnapshot
 from jaxserve.progress_bars import ProgressBars
@@ -48,6 +59,9 @@ class LLM:
         download_dir: str | None = None,
         hf_token: str | None = None,
         hf_overrides: dict[str, Any] | None = None,
+        task: TaskChoice = "auto",
+        pooling: PoolingChoice | None = None,
+        matryoshka_dimensions: tuple[int, ...] = (),
         dtype: Literal["auto", "float32", "bfloat16"] = "auto",
         quantization: QuantizationChoice = "auto",
         tensor_parallel_size: int = 1,
@@ -153,6 +167,10 @@ class LLM:
     generate = _generate
     chat = _chat
     stream = _stream
+    embed = _embed
+    score = _score
+    classify = _classify
+    encode = _encode
 
     def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Return the token ids of a text. Raises EngineStopped after `close`."""

@@ -33,7 +33,6 @@ FIXED_VLLM_OPTIONS = {
     "tokenizer_mode": "auto",
     "load_format": "auto",
     "runner": "generate",
-    "task": "generate",
 }
 
 

@@ -90,6 +90,8 @@ class OutputStream:
             raise InjectedFault("detok_raise")
         stream = self._streams[output.request_id]
         delta = stream.push(output)
+        if output.pooled is not None and delta is not None:
+            delta = replace(delta, pooled=output.pooled)
         if output.times is not None and delta is not None:
             delta = replace(delta, times=output.times)
         ends_early = stream.finished and output.finish_reason is None

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal, NamedTuple, Never, TypeAlias
+from typing import Any, Literal, NamedTuple, Never, TypeAlias
 
 
 class FinishReason(StrEnum):
@@ -66,6 +66,7 @@ class TokenOutput(NamedTuple):
                          or REPETITION_STOP_REASON; of a beam search also the primary token or the stop string.
     error                Set if finish_reason is ERROR.
     times                With the first tokens of a request that is traced.
+    pooled               With the only output of a request that pools: float32 [X], or [n, X].
     """
 
     request_id: int
@@ -77,6 +78,7 @@ class TokenOutput(NamedTuple):
     stop_reason: int | str | None = None
     error: Exception | None = None
     times: OutputTimes | None = None
+    pooled: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +158,7 @@ class TextDelta:
     tool_calls             The next pieces of its tool calls.
     num_reasoning_tokens   How many of token_ids are reasoning.
     times                  With the first tokens of a choice whose request is traced.
+    pooled                 With the only delta of a request that pools: float32 [X], or [n, X].
     """
 
     index: int
@@ -170,6 +173,7 @@ class TextDelta:
     tool_calls: tuple[ToolCallDelta, ...] = ()
     num_reasoning_tokens: int = 0
     times: OutputTimes | None = None
+    pooled: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +196,46 @@ class Usage:
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingOutput:
+    """A text's embedding.
+
+    embedding           Its numbers.
+    prompt_token_ids    The tokens of the text.
+    num_cached_tokens   The number of these found in the prefix cache.
+    """
+
+    embedding: list[float]
+    prompt_token_ids: tuple[int, ...]
+    num_cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ClassificationOutput:
+    """A text's probability of each label.
+
+    probs              The probabilities, by label.
+    label              The name of the most probable one.
+    prompt_token_ids   The tokens of the text.
+    """
+
+    probs: list[float]
+    label: str
+    prompt_token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreOutput:
+    """The score of a pair of texts.
+
+    score              How well they fit together: more is better.
+    prompt_token_ids   The tokens of the pair, of an embedding model those of both texts.
+    """
+
+    score: float
+    prompt_token_ids: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from jaxserve.admission import QueueSlot
 from jaxserve.chat_output_spec import ChatOutputSpec
 from jaxserve.errors import GenerationFailed
 from jaxserve.layers.adapter import Adapter
+from jaxserve.models.pooling_spec import PoolingSpec
 from jaxserve.output_plan import OutputPlan, OutputPlanner
 from jaxserve.prompt_input import ChatPrompt, PromptInput, TextPrompt
 from jaxserve.request_limits import RequestLimits
@@ -33,6 +34,8 @@ class Ready:
     snapshot_borders     Positions up to which later prompts may share this one (text/prompt_borders.py), of a model
                          that needs them.
     prompt_text          The text that the chat template rendered, before any truncation; None without a conversation.
+    pooling              Nothing is generated: the prompt's hidden vectors are pooled in this way.
+    second_start         The position at which the second of two texts begins, for an encoder.
     """
 
     prompt_ids: tuple[int, ...]
@@ -46,6 +49,8 @@ class Ready:
     prompt_text: str | None = None
     snapshot_borders: tuple[int, ...] = ()
     adapter: Adapter | None = None
+    pooling: PoolingSpec | None = None
+    second_start: int | None = None
 
     @property
     def unenforced_formats(self) -> tuple[str, ...]:

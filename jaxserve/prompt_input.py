@@ -42,4 +42,17 @@ class TextPrompt:
     add_special_tokens: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class TextPair:
+    """A query and a document, of which a model scores how well they fit together.
+
+    first    The query.
+    second   The document.
+    """
+
+    first: str
+    second: str
+
+
 PromptInput = ChatPrompt | TextPrompt | Sequence[int]
+PoolingInput = ChatPrompt | TextPrompt | TextPair | Sequence[int]

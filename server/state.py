@@ -29,6 +29,7 @@ from server.request_slots import RequestSlot, RequestSlots
 from server.responses.store import ResponseStore
 from server.schemas.checks import check_label
 from server.schemas.generation import GenerationRequest
+from server.schemas.pooling import PooledRequest
 from server.tool_metrics import ToolMetrics
 from server.tracing import RequestTracer
 
@@ -118,7 +119,7 @@ class ServerState:
         trace = None if self.tracer is None else self.tracer.begin(quart.request.headers)
         return self.slots.admit(num_generations, param, self.auth.identify(quart.request), trace)
 
-    def get_cache_salt(self, request: GenerationRequest) -> str | None:
+    def get_cache_salt(self, request: GenerationRequest | PooledRequest) -> str | None:
         """Return the salt of cached prefixes: the client's, and with --isolate-cache-per-key its key, too.
 
         The client's has no slash, so that no two pairs give the same.
@@ -139,7 +140,7 @@ class ServerState:
             log.info("request %s: prompt tokens %s, %.2000s", sanitize(request_id), sizes[:10], jobs[0].params)
         return slot.start(self.llm, request_id, jobs, constraint_field)
 
-    def check_headers(self, request: GenerationRequest) -> int | None:
+    def check_headers(self, request: GenerationRequest | PooledRequest) -> int | None:
         """Check the request headers that stand for fields; X-Vllm-Priority replaces `request.priority`.
 
         Returns the replica that X-data-parallel-rank asks for, None for any.
@@ -174,10 +175,8 @@ class ServerState:
         """
         config = self.config
         as_ids = request.return_tokens_as_token_ids
-        base = quart.request.headers.get("X-Request-Id") or request.request_id or make_random_id()
-        slot.set_id(prefix, base)
         return ReplyMetadata(
-            id=prefix + base,
+            id=self.make_reply_id(slot, prefix, request.request_id),
             created=now_s(),
             model=self.model_names[0] if adapter is None else adapter.name,
             fingerprint=self.fingerprint,
@@ -187,6 +186,12 @@ class ServerState:
             stream_interval=request.stream_interval or config.stream_interval,
             counts_reasoning=parses_reasoning and self.llm.reasoning_parser is not None,
         )
+
+    def make_reply_id(self, slot: RequestSlot, prefix: str, request_id: str | None) -> str:
+        """Make the id of a reply, and tell the slot. request_id: the body's; the header X-Request-Id wins."""
+        base = quart.request.headers.get("X-Request-Id") or request_id or make_random_id()
+        slot.set_id(prefix, base)
+        return prefix + base
 
     def get_load_headers(self) -> dict[str, str]:
         """Return the endpoint-load-metrics header (ORCA) of a whole reply, if the load balancer asked for it."""

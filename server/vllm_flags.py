@@ -68,11 +68,13 @@ CHECKPOINT_FORMS = (
 VALUE_ALIASES: dict[str, dict[str, str | None]] = {
     "log-level": {"trace": "debug", **{level.upper(): level for level in ("debug", "info", "warning", "error")}},
     "dtype": {"float": "float32"},
+    "task": {"embedding": "embed", "pooling": "pool", "none": None},
     "quantization": {"None": "auto", **dict.fromkeys(CHECKPOINT_FORMS)},
 }
 # Flag of jaxserve → why any value but its own choices is refused.
 REFUSED_VALUE_REASONS = {
     "dtype": "float16 is not computed here; bfloat16 is as small, float32 exact, and auto chooses between them",
+    "task": "models that reward, transcribe or draft are not served",
     "kv-cache-dtype": "scales are those of each token and head, whatever the format",
     "quantization": "the form of a checkpoint is read from its files, without this flag, and int8, int4 or fp8 pack its"
     " weights here",
@@ -92,7 +94,8 @@ _SCHEDULING = "the scheduler has its own rule for that; --max-num-batched-tokens
 _MANY_SERVERS = "one process serves all replicas of --data-parallel-size; leave it out"
 _FOUND = "the Hugging Face files of the model are read"
 _LOGGED = "neither prompts nor answers are ever logged"
-_NO_POOLING = "only generating models are served"
+_ONLY_TEXT = "only models that generate texts or pool them are served"
+_POOLING = "--pooling and --matryoshka-dimensions say how a model pools, where its own files do not"
 _NO_OFFLOAD = "weights and cache stay on the device; --quantization int8 makes weights smaller"
 _NO_ROUTES = "the server has no routes of that kind"
 _NOT_MEASURED = "it is not measured; /metrics shows what is"
@@ -227,9 +230,8 @@ _ROWS: tuple[Iterator[VllmFlag], ...] = (
     ),
     _refused(f"{_FOUND}; leave it out", unless="auto hf mistral", value="config-format"),
     _refused("the models are our own; leave it out", unless="auto vllm", value="model-impl"),
-    _refused(_NO_POOLING, unless="auto generate", value="runner task"),
-    _refused(_NO_POOLING, unless="auto none", value="convert"),
-    _refused(_NO_POOLING, value="pooler-config override-pooler-config"),
+    _alias("task", value="runner convert"),
+    _refused(_POOLING, value="pooler-config override-pooler-config"),
     _refused(_NO_OFFLOAD, unless="0 0.0", value="cpu-offload-gb offload-group-size"),
     _no_effect(
         _NO_OFFLOAD,
@@ -303,7 +305,7 @@ _ROWS: tuple[Iterator[VllmFlag], ...] = (
     _refused("tokens are sampled with float32 noise", switch="use-fp64-gumbel"),
     _refused("requests cannot prescribe their tokens", switch="enable-trace-replay"),
     _refused("answers carry no watermark", value="watermark-config"),
-    _refused(_NO_POOLING, value="diffusion-config aux-output-config"),
+    _refused(_ONLY_TEXT, value="diffusion-config aux-output-config"),
     _refused("use --reasoning-parser", value="reasoning-config"),
     _refused("use --quantization int8 or int4", value="quantization-config quantization-param-path"),
     _refused("use --hf-overrides", value="hf-config-path rope-scaling rope-theta"),

@@ -35,6 +35,7 @@ from jaxserve.cache.groups import GroupSize
 from jaxserve.engine.stats import Stats
 from jaxserve.generation_defaults import GenerationDefaults
 from jaxserve.layers.param_spec import ParamPath, ParamSpec
+from jaxserve.models.pooling_spec import PoolingTask, PoolingTaskName
 from jaxserve.output_plan import check_thinking_budget, check_tool_choice
 from jaxserve.outputs import CacheGroupStats
 from jaxserve.replica import sum_stats
@@ -150,6 +151,7 @@ class FakeLLM:
         self.tokenizer = FakeTokenizer()
         self.sampling_defaults: dict[str, Any] = {}
         self.vocab_size = VOCAB_SIZE
+        self.task: PoolingTask | None = None
         self.num_pages = 100
         self.description = {"dtype": "float32"}
         self.is_healthy = True
@@ -211,6 +213,14 @@ class FakeLLM:
             raise EngineStopped("The engine is not running; no request can be served.")
         return self._queue.admit(num_choices, 0, caller)
 
+    def get_pooling_task(self, *names: PoolingTaskName) -> PoolingTask:
+        return self.limits.get_task(*names)
+
+    @property
+    def limits(self) -> RequestLimits:
+        defaults, pages = GenerationDefaults.from_configs(self.config, {}, {}), (GroupSize(num_pages=self.num_pages),)
+        return RequestLimits(self.config, defaults, self.vocab_size, pages, self.task)
+
     async def prepare_all(
         self, prompts: Sequence[TextPrompt | Sequence[int]], *args: Any, **options: Any
     ) -> list[FakeReady]:
@@ -227,8 +237,7 @@ class FakeLLM:
         adapter: Adapter | None = None,
         data_parallel_rank: int | None = None,
     ) -> FakeReady:
-        defaults = GenerationDefaults.from_configs(self.config, {}, {})
-        limits = RequestLimits(self.config, defaults, self.vocab_size, (GroupSize(num_pages=self.num_pages),))
+        limits = self.limits
         params = limits.check_params(params)
         check_thinking_budget(params, has_reasoning=self.reasoning_parser is not None)
         if output is not None and output.tools:

@@ -44,7 +44,7 @@ SECTIONS = {
     "Structured outputs": number("S", 6),
     "Error boundary": number("B", 7),
     "Invariants": number("I", 22),
-    "Equalities": number("E", 14),
+    "Equalities": number("E", 16),
     "Lifecycle and files": number("L", 17),
     "Metrics": [
         *("kv_pages", "requests", "requests_total", "preemptions_total", "engine_steps_total", "engine_rebuilds_total"),

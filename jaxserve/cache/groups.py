@@ -120,5 +120,8 @@ class GroupSize:
 
 
 def num_main_pages(sizes: Sequence[GroupSize]) -> int:
-    """Return the number of pages of the main group, page 0 included: the largest of those whose pages hold tokens."""
-    return max(size.num_pages for size in sizes if not size.is_recurrent)
+    """Return the number of pages of the main group, page 0 included: the largest of those whose pages hold tokens.
+
+    Without any group it is page 0 alone.
+    """
+    return max((size.num_pages for size in sizes if not size.is_recurrent), default=1)

@@ -10,6 +10,7 @@ enqueued, and a step in flight has its own page tables. So what a later owner wr
 last read.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -66,7 +67,9 @@ class CacheManager:
         return SequencePages(PageHashes(self.page_size, context), tuple([] for _ in range(num)), [0] * num, [0] * num)
 
     def capacity(self, pages: SequencePages) -> int:
-        """Return the first position for which a group has no page."""
+        """Return the first position for which a group has no page; without groups there is none."""
+        if not self.sizes:
+            return sys.maxsize
         if not self.has_states:
             return min(map(len, pages.by_group)) * self.page_size
         return min(len(pages.by_group[group]) for group in self._paged_groups()) * self.page_size

@@ -1,7 +1,7 @@
 """Construction of an engine from its configuration: opening, planning, loading, compiling, describing."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -21,10 +21,14 @@ from jaxserve.engine.executor import Executor
 from jaxserve.engine.fault_injection import CacheManagerWithFaults, EngineWithFaults, RunnerWithFaults
 from jaxserve.engine.heartbeat import Heartbeat
 from jaxserve.engine.opened_model import OpenedModel, open_model
+from jaxserve.engine.pooling_executor import PoolingExecutor
+from jaxserve.engine.pooling_runner import PoolingRunner
+from jaxserve.engine.pooling_table import PoolingTable
 from jaxserve.engine.profiler import make_profiler
 from jaxserve.engine.program_build import choose_plan, compile_pages
 from jaxserve.engine.program_files import CacheFiles, ProgramFiles
 from jaxserve.engine.program_plan import num_top_logprobs
+from jaxserve.engine.program_table import ProgramTable
 from jaxserve.engine.request import NO_TRACKERS, TrackerFactory
 from jaxserve.engine.roofline import Roofline, get_peak_rates
 from jaxserve.engine.runner import Runner
@@ -34,6 +38,7 @@ from jaxserve.faults import Faults
 from jaxserve.layers.param_spec import ParamPath, ParamSpec
 from jaxserve.layers.quant import PackedWeight
 from jaxserve.memory import return_freed_memory
+from jaxserve.models.pooling_spec import PoolingTask
 from jaxserve.models.spec import DecoderSpec
 from jaxserve.parallel.placement import Placement
 from jaxserve.weights.load import load_params
@@ -49,6 +54,7 @@ class CheckedModel:
     model_config        config.json with the overrides of hf_overrides.
     generation_config   generation_config.json, over the defaults of the default model.
     params              The weights and their origins in checkpoints.
+    task                What it pools for; None: it generates.
     """
 
     config: EngineConfig
@@ -57,6 +63,7 @@ class CheckedModel:
     model_config: dict[str, Any]
     generation_config: dict[str, Any]
     params: Mapping[ParamPath, ParamSpec]
+    task: PoolingTask | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +79,7 @@ class LoadedEngine:
     buckets             The compiled batch sizes.
     cache_size          The size of the key-value cache.
     description         Facts for the start-up table, in the order to print them.
+    task                What the model pools for; None: it generates.
     """
 
     engine: Engine
@@ -83,6 +91,7 @@ class LoadedEngine:
     buckets: Buckets
     cache_size: CacheSize
     description: dict[str, str]
+    task: PoolingTask | None = None
 
 
 def build(
@@ -112,15 +121,17 @@ def build(
     generation_config = default_generation | model.checkpoint.generation_config
     trackers = NO_TRACKERS
     if on_checked:
-        trackers = on_checked(CheckedModel(config, spec, model.path, model.config, generation_config, model.leaves))
+        trackers = on_checked(
+            CheckedModel(config, spec, model.path, model.config, generation_config, model.leaves, model.task)
+        )
 
     roofline = _roofline(config, model, spec)
     weights = plan.table.model.weights.pack_shapes(model.shapes)
-    executor = Executor(plan.table, weights, compile_pages(plan, files))
+    executor, runner = _make_runner(plan.table, weights, compile_pages(plan, files))
     num_programs, hits = _load(model, executor, files, progress)
     buckets = plan.table.buckets
     return LoadedEngine(
-        engine=_engine(config, Runner(executor), size, buckets, spec.vocab_size, roofline, trackers),
+        engine=_engine(config, runner, size, buckets, spec.vocab_size, roofline, trackers),
         config=config,
         spec=spec,
         path=model.path,
@@ -128,14 +139,28 @@ def build(
         generation_config=generation_config,
         buckets=buckets,
         cache_size=size,
-        description=describe(config, model, plan.table.model.backend, size, buckets, plan.table.model.adapters)
+        description=describe(config, model, plan.table, size)
         | ({"limits": str(roofline.peak_rates)} if roofline else {})
         | {"programs": describe_programs(num_programs, hits, files)},
+        task=model.task,
     )
 
 
+def _make_runner(
+    table: ProgramTable, weights: Sequence[Any], make_pages: Callable[[], Any]
+) -> tuple[Executor | PoolingExecutor, RunnerProtocol]:
+    if isinstance(table, PoolingTable):
+        pooling = PoolingExecutor(table, weights, make_pages)
+        return pooling, PoolingRunner(pooling)
+    executor = Executor(table, weights, make_pages)
+    return executor, Runner(executor)
+
+
 def _load(
-    model: OpenedModel, executor: Executor, files: ProgramFiles | None, progress: ProgressCallback | None
+    model: OpenedModel,
+    executor: Executor | PoolingExecutor,
+    files: ProgramFiles | None,
+    progress: ProgressCallback | None,
 ) -> tuple[int, int]:
     """Load the weights while all programs are compiled, which needs only shapes, and warm up.
 
@@ -209,6 +234,7 @@ def _engine(
         max_logprobs=num_top_logprobs(config),
         trackers=trackers,
         num_adapter_slots=config.max_loras if config.has_adapters else 0,
+        splits_prompts=bool(size.groups),
     )
     return make_engine(
         scheduler,

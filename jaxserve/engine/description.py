@@ -3,28 +3,22 @@
 import os
 from pathlib import Path
 
-from jaxserve.attention import AttentionBackend
 from jaxserve.attention.page_types import choose_page_type
 from jaxserve.cache.groups import GroupSize
 from jaxserve.cache.sizing import CacheSize
 from jaxserve.config import EngineConfig
-from jaxserve.engine.buckets import Buckets
 from jaxserve.engine.built_programs import BuiltFiles
 from jaxserve.engine.opened_model import OpenedModel
+from jaxserve.engine.pooling_table import PoolingTable, list_keys_by_length
 from jaxserve.engine.program_files import CacheFiles, ProgramFiles
+from jaxserve.engine.program_table import ProgramTable
 from jaxserve.engine.weight_form import describe_weight_form
 from jaxserve.layers.adapted import AdapterLayout
+from jaxserve.models.pooling_spec import PoolingTask
 from jaxserve.weights.quantized import describe_packing
 
 
-def describe(
-    config: EngineConfig,
-    model: OpenedModel,
-    backend: AttentionBackend,
-    size: CacheSize,
-    buckets: Buckets,
-    adapters: AdapterLayout | None = None,
-) -> dict[str, str]:
+def describe(config: EngineConfig, model: OpenedModel, table: ProgramTable, size: CacheSize) -> dict[str, str]:
     """Return what is known of an engine before its programs are compiled, in the order to print it."""
     spec = model.spec
     return {
@@ -34,15 +28,36 @@ def describe(
         f"{spec.vocab_size} tokens in the vocabulary",
         "device": model.placement.describe(),
         "dtype": str(model.dtype),
-        "attention": backend.name,
+        "attention": table.model.backend.name if size.groups else "whole sequences",
         "weights": f"{model.weight_bytes / 2**20:.0f} MiB, {describe_weight_form(model.weight_form)}",
         **describe_packing(model.checkpoint),
-        **_describe_adapters(adapters),
-        **_describe_cache(size, config.page_size),
+        **_describe_adapters(table.model.adapters),
+        **_describe_task(model.task),
+        **(_describe_cache(size, config.page_size) if size.groups else {}),
         **_describe_page_type(config, model),
         "longest request": _describe_longest(size, spec.max_position_embeddings),
-        "shapes": f"decode rows {_join(buckets.decode)}; prompt chunks {_join(buckets.prefill)}",
+        "shapes": _describe_shapes(table),
     }
+
+
+def _describe_shapes(table: ProgramTable) -> str:
+    if not isinstance(table, PoolingTable):
+        return f"decode rows {_join(table.buckets.decode)}; prompt chunks {_join(table.buckets.prefill)}"
+    if table.task.is_encoder:
+        sizes = list_keys_by_length(table).items()
+        return "; ".join(f"{_join(tuple(key.rows for key in keys))} x {length} tokens" for length, keys in sizes)
+    return f"prompt chunks {_join(table.buckets.prefill)}"
+
+
+def _describe_task(task: PoolingTask | None) -> dict[str, str]:
+    """Return what the model pools for, with the reason."""
+    if task is None:
+        return {}
+    what = f"{task.name} ({task.reason}), pooling {task.spec.kind}"
+    if task.name == "embed":
+        return {"task": f"{what}, {'length 1' if task.normalizes else 'of any length'}"}
+    head = "logits of two tokens" if task.spec.answer_ids is not None else f"{len(task.labels)} labels"
+    return {"task": f"{what}, {head}, activation {task.activation}"}
 
 
 def _describe_longest(size: CacheSize, model_max_len: int) -> str:

@@ -30,12 +30,12 @@ class DeviceState:
 
     pages       The pages of every layer.
     rows        The newest token and the length of each row.
-    penalties   The penalty state of each row.
+    penalties   The penalty state of each row; None in an engine that samples nothing.
     """
 
     pages: ModelPages
     rows: RowState
-    penalties: PenaltyState
+    penalties: PenaltyState | None
 
 
 def init_rows(num_rows: int) -> RowState:

@@ -11,11 +11,16 @@ import numpy as np
 
 from jaxserve.config import EngineConfig
 from jaxserve.engine.compile import ProgressCallback
+from jaxserve.engine.pooling_files import count_labels, find_task
 from jaxserve.engine.weight_form import WeightForm, choose_requested, choose_weight_form
+from jaxserve.errors import BadConfig
 from jaxserve.layers.param_spec import ParamPath, ParamSpec
 from jaxserve.model_files import blame_model_files
 from jaxserve.models.architecture import Architecture
+from jaxserve.models.encoder_spec import EncoderSpec
+from jaxserve.models.encoders import find_pooled
 from jaxserve.models.partition import check_partition, place_params
+from jaxserve.models.pooling_spec import PoolingTask
 from jaxserve.models.registry import abstract_params, find_architecture
 from jaxserve.models.spec import DecoderSpec
 from jaxserve.parallel.placement import Placement, choose_placements
@@ -40,6 +45,7 @@ class OpenedModel:
     leaves         The weights and their origins in checkpoints.
     shapes         The shapes of the weights on the devices.
     weight_form    How the weights are packed.
+    task           What it pools for; None: it generates.
     """
 
     path: Path
@@ -52,6 +58,7 @@ class OpenedModel:
     leaves: dict[ParamPath, ParamSpec]
     shapes: dict[ParamPath, Any]
     weight_form: WeightForm
+    task: PoolingTask | None = None
 
     @property
     def weight_bytes(self) -> int:
@@ -89,16 +96,34 @@ def open_model(
     model_config = merge_overrides(checkpoint.config, config.hf_overrides or {})
     is_made = checkpoint.path.suffix == ".gguf"
     config_name = f"config.json, made from {checkpoint.path.name}" if is_made else "config.json"
+    task = find_task(config, model_config, path)
     with blame_model_files(config_name):
-        architecture = find_architecture(model_config)
+        architecture = _find_architecture(model_config, task)
         spec = architecture.spec(model_config, config_name)
     leaves = architecture.params(spec)
     form = choose_weight_form(config, checkpoint, leaves, spec, placement, dtype)
-    check_partition(spec, placement.ranks, form.quantization if form.scaled is None else "none")
+    if isinstance(spec, EncoderSpec):
+        _check_encoder(spec, placement)
+    else:
+        check_partition(spec, placement.ranks, form.quantization if form.scaled is None else "none")
     abstract = abstract_params(leaves, dtype, form.quantization, form.kinds, form.scaled)
     shapes = place_params(abstract, leaves, spec, placement)
     check_checkpoint(checkpoint, leaves, ignored=architecture.ignored_tensors(spec))
-    return OpenedModel(path, checkpoint, model_config, architecture, spec, placement, dtype, leaves, shapes, form)
+    return OpenedModel(path, checkpoint, model_config, architecture, spec, placement, dtype, leaves, shapes, form, task)
+
+
+def _find_architecture(model_config: Mapping[str, Any], task: PoolingTask | None) -> Any:
+    """Return the Architecture of a model: one of its specs is that of a decoder or of an encoder."""
+    if task is None:
+        return find_architecture(model_config)
+    needs_head = task.spec.answer_ids is not None
+    return find_pooled(model_config, count_labels(task), needs_head=needs_head)
+
+
+def _check_encoder(spec: EncoderSpec, placement: Placement) -> None:
+    """Refuse settings that encoders have no programs for. Raises BadConfig."""
+    if placement.size > 1:
+        raise BadConfig(f"tensor_parallel_size={placement.size} is for decoders; {spec.architecture_name} takes 1.")
 
 
 def merge_overrides(model_config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,9 @@
 """The application of a step's results to its sequences: tokens, log-probabilities, and the ends that they bring."""
 
+from collections.abc import Collection
+
+import numpy as np
+
 from jaxserve.engine.logprobs import make_position_logprobs
 from jaxserve.engine.plan import Chunk, DecodeBatch, SampledTokens, StepPlan, StepResult
 from jaxserve.engine.request_faults import RequestFaults
@@ -30,6 +34,9 @@ class OutputProcessor:
             sequence = self._requests.by_id.get(batch.request_ids[0])
             if sequence is not None and sequence.epoch == batch.epochs[0]:
                 outputs += self._faults.run(sequence.request, self._apply_beams, sequence, sampled, now) or ()
+        if result.pooled:
+            self._apply_pooled(plan.chunks, result.pooled, outputs)
+            return
         for chunk, samples, logprobs in zip(plan.chunks, result.chunks, result.prompt_logprobs, strict=True):
             sequence = self._requests.by_id.get(chunk.request_id)
             if sequence is not None:
@@ -39,6 +46,26 @@ class OutputProcessor:
                 sibling = self._requests.by_id.get(fork.request_id)
                 if sibling is not None:
                     self._faults.run(sibling.request, self._apply_first, sibling, sampled, now, outputs)
+
+    def _apply_pooled(
+        self, chunks: Collection[Chunk], pooled: Collection[np.ndarray], outputs: list[TokenOutput]
+    ) -> None:
+        for chunk, part in zip(chunks, pooled, strict=True):
+            sequence = self._requests.by_id.get(chunk.request_id)
+            if sequence is not None and sequence.epoch == chunk.epoch:
+                self._faults.run(sequence.request, self._apply_pooled_chunk, sequence, chunk, part, outputs)
+
+    def _apply_pooled_chunk(
+        self, sequence: Sequence, chunk: Chunk, part: np.ndarray, outputs: list[TokenOutput]
+    ) -> None:
+        if not np.isfinite(part).all():
+            outputs.append(self._fail(sequence, NO_TOKEN))
+            return
+        self._requests.on_written(sequence, chunk.end)
+        pooled = sequence.add_pooled(part, len(chunk.token_ids))
+        if chunk.end == len(sequence.tokens):
+            output = self._requests.finish(sequence, FinishReason.STOP)
+            outputs.append(output._replace(pooled=pooled.finish()))
 
     def _apply_decode(
         self, decode: DecodeBatch, sampled: SampledTokens, now: float, outputs: list[TokenOutput]

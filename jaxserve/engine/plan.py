@@ -58,6 +58,7 @@ class Chunk:
     all_prompt_logprobs   These log-probabilities are needed for the whole vocabulary.
     forks                 Further tokens to sample from the last logits.
     adapter_slot          The slot of the request's adapter; NO_ADAPTER for none.
+    second_start          The position at which the second of two texts begins, for an encoder; None: there is one text.
     """
 
     request_id: int
@@ -74,6 +75,7 @@ class Chunk:
     all_prompt_logprobs: bool = False
     forks: tuple[Fork, ...] = ()
     adapter_slot: int = NO_ADAPTER
+    second_start: int | None = None
 
     __eq__ = equal_values
 
@@ -243,11 +245,14 @@ class StepResult:
     chunks            For each chunk its own token, then those of its forks.
     prompt_logprobs   For each chunk the log-probabilities of its prompt_targets, or None.
     beams             For each batch of beams its tokens and candidates.
+    pooled            Of an engine that pools, which has only this: for each chunk float32 [X], or [n, X] with a vector
+                      for each token.
     """
 
     decode: SampledTokens | None
     chunks: tuple[tuple[SampledTokens, ...], ...]
     prompt_logprobs: tuple[SampledTokens | None, ...]
     beams: tuple[SampledTokens, ...] = ()
+    pooled: tuple[np.ndarray, ...] = ()
 
     __eq__ = equal_values

@@ -17,14 +17,21 @@ class PrefillScheduler:
     search             Holds some of them back.
     max_chunk_tokens   The largest chunk of one call, a multiple of the page size.
     max_logprobs       The most top log-probabilities that a step computes without those of the whole vocabulary.
+    splits_prompts     A prompt may be computed in several chunks.
 
     page_copies        The page copies to make before the next step.
     """
 
     def __init__(
-        self, requests: RequestTable, search: FaultSearch, *, max_chunk_tokens: int, max_logprobs: int
+        self,
+        requests: RequestTable,
+        search: FaultSearch,
+        *,
+        max_chunk_tokens: int,
+        max_logprobs: int,
+        splits_prompts: bool = True,
     ) -> None:
-        self._requests, self._search = requests, search
+        self._requests, self._search, self._splits_prompts = requests, search, splits_prompts
         self._max_chunk_tokens, self._max_logprobs = max_chunk_tokens, max_logprobs
         self.page_copies: list[PageCopy] = []
 
@@ -97,11 +104,13 @@ class PrefillScheduler:
         """Add the next chunk of a sequence's prompt, of at most `budget` tokens, and return its number of tokens.
 
         Chunks end at page borders, except for the last one, and at those where snapshots are wanted. Returns 0 if the
-        budget is smaller than a page and than the rest of the prompt.
+        budget is smaller than a page, or than a prompt that is not split, and than the rest of the prompt.
         """
         request, start, end = sequence.request, sequence.num_computed, len(sequence.tokens)
         max_tokens = min(budget, self._max_chunk_tokens, self._requests.cache.capacity(sequence.pages) - start)
         if end - start > max_tokens:
+            if not self._splits_prompts:
+                return 0
             end = start + max_tokens - max_tokens % self._requests.page_size
         if end == start:
             return 0
@@ -129,6 +138,7 @@ class PrefillScheduler:
                 all_prompt_logprobs=(request.params.prompt_logprobs or 0) > self._max_logprobs,
                 forks=self._fork_siblings(sequence) if is_last and request.num_siblings else (),
                 adapter_slot=sequence.adapter_slot,
+                second_start=request.second_start,
             )
         )
         return end - start

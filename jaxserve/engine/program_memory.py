@@ -15,6 +15,7 @@ import jax
 
 from jaxserve.engine.compile import compile_all
 from jaxserve.engine.device_state import DeviceState, init_rows
+from jaxserve.engine.pooling_table import PoolingTable
 from jaxserve.engine.program_table import Forward, ProgramKey, ProgramTable, PromptLogprobs, Sample
 from jaxserve.engine.programs import ProgramStore
 from jaxserve.sampling import penalties
@@ -55,6 +56,8 @@ def measure_scratch(table: ProgramTable, weights: Sequence[Any], pages: Any, sto
 
 def list_largest(table: ProgramTable) -> tuple[tuple[ProgramKey, ...], ...]:
     """Return the largest programs of each kind: forward passes, log-probabilities of prompts, samplers."""
+    if isinstance(table, PoolingTable):
+        return ((*table.pools[-1:], *table.encodes[-1:]),)
     has_adapters = table.model.adapters is not None
     largest = (table.prefills[-1], table.decodes[-1])
     forwards: list[Forward] = [replace(key, has_adapters=has_adapters) for key in largest]
@@ -67,6 +70,8 @@ def list_largest(table: ProgramTable) -> tuple[tuple[ProgramKey, ...], ...]:
 def abstract_state(table: ProgramTable, pages: Any) -> DeviceState:
     """Return the shapes of what is on a device, for pages of these shapes. Allocates nothing."""
     rows = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), init_rows(table.num_rows))
+    if isinstance(table, PoolingTable):
+        return DeviceState(pages, rows, None)
     return DeviceState(pages, rows, jax.eval_shape(partial(penalties.init, table.num_rows, table.padded_vocab_size)))
 
 

@@ -12,11 +12,12 @@ from jaxserve.attention import AttentionBackend, list_backends
 from jaxserve.attention.page_types import choose_page_type
 from jaxserve.cache.groups import CacheGroup, make_groups, num_pages_for
 from jaxserve.cache.pages import CacheTypes, bytes_per_page, make_pages, max_pages
-from jaxserve.cache.sizing import CacheSize, GroupNeeds, choose_cache_size
+from jaxserve.cache.sizing import LONGEST_THAT_FITS, CacheSize, GroupNeeds, choose_cache_size
 from jaxserve.config import GIB, EngineConfig
 from jaxserve.engine.buckets import Buckets, choose_buckets
 from jaxserve.engine.device_defaults import DeviceDefaults, choose_page_size, find_defaults
 from jaxserve.engine.opened_model import OpenedModel
+from jaxserve.engine.pooling_table import PoolingTable
 from jaxserve.engine.program_files import ProgramFiles
 from jaxserve.engine.program_memory import abstract_state, measure_scratch
 from jaxserve.engine.program_table import ProgramTable
@@ -26,10 +27,14 @@ from jaxserve.engine.weight_layout import WeightLayout
 from jaxserve.errors import BadConfig
 from jaxserve.layers.adapted import AdapterLayout
 from jaxserve.models.partition import local_caches, place_factors
+from jaxserve.models.pooling_spec import PoolingTask
 from jaxserve.parallel.placement import Placement
 from jaxserve.parallel.sharding import STACKED
 from jaxserve.sampling.sampler import LogprobsConfig
 
+QUEUED_TEXTS = 8192  # that may be queued in an engine that pools: a request has up to 2,048
+QUEUED_CHUNKS = 512  # that may wait for a model without a cache
+UNUSED_PAGE_SIZE = 16  # of a model without a cache
 DEFAULT_TOP_LOGPROBS = 20  # computed on the device if max_logprobs is -1 (any number)
 
 
@@ -64,13 +69,16 @@ def _cache_size(
     adapter_bytes: int,
     scratch_bytes: int,
 ) -> CacheSize:
-    limit, defaults = model.spec.max_position_embeddings, _find_defaults(model)
+    limit, defaults = _max_model_len(model), _find_defaults(model)
     memory = model.placement.memory(model.weight_bytes + adapter_bytes, scratch_bytes)
     if config.max_model_len is not None and config.max_model_len > limit:
         raise BadConfig(
             f"max_model_len={config.max_model_len} is more than the model's own {limit} positions;"
             f" try --max-model-len {limit}, or leave it out."
         )
+    if not groups:
+        length = limit if config.max_model_len in (None, LONGEST_THAT_FITS) else config.max_model_len
+        return CacheSize(groups=(), max_model_len=length, reason="an encoder keeps nothing")
     layout: dict[str, Any] = {"page_size": config.page_size, "types": _cache_types(config, model)}
     return choose_cache_size(
         memory=memory,
@@ -95,6 +103,12 @@ def _cache_size(
         has_prefix_cache=config.enable_prefix_caching,
         host_bytes=_host_bytes(config, groups) // model.placement.size,
     )
+
+
+def _max_model_len(model: OpenedModel) -> int:
+    """Return the longest sequence: that of the network, or what the model's files set below that."""
+    limit, task = model.spec.max_position_embeddings, model.task
+    return limit if task is None or task.max_tokens is None else min(limit, task.max_tokens)
 
 
 def _host_bytes(config: EngineConfig, groups: Sequence[CacheGroup]) -> int:
@@ -127,6 +141,8 @@ def resolve_page_size(
     """Return the configuration with the tokens of a page: where none are given, those that suit device and heads."""
     if config.block_size is not None:
         return config
+    if not groups:
+        return replace(config, block_size=UNUSED_PAGE_SIZE)
     max_tokens = model.spec.max_position_embeddings
     if config.max_model_len is not None and config.max_model_len > 0:
         max_tokens = min(max_tokens, config.max_model_len)
@@ -185,16 +201,21 @@ def _resolve_limits(config: EngineConfig, size: CacheSize, defaults: DeviceDefau
     if chunk < config.page_size:
         raise BadConfig(f"max_num_batched_tokens={chunk} is less than a page of {config.page_size} tokens.")
     whole_pages = num_pages_for(size.max_model_len, config.page_size) * config.page_size
-    chunk = min(chunk, max(whole_pages, config.page_size))
+    chunk = min(chunk, max(whole_pages, config.page_size)) if size.groups else max(chunk, size.max_model_len)
     resolved = replace(
         config,
         max_model_len=size.max_model_len,
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=chunk if config.max_num_batched_tokens else chunk + max_num_seqs,
         max_num_queued_reqs=config.max_num_queued_reqs or max(1024, 8 * max_num_seqs),
-        max_num_queued_tokens=config.max_num_queued_tokens or 8 * (size.num_pages - 1) * config.page_size,
+        max_num_queued_tokens=config.max_num_queued_tokens or _queued_tokens(config, size, chunk),
     )
     return resolved, chunk
+
+
+def _queued_tokens(config: EngineConfig, size: CacheSize, chunk: int) -> int:
+    """Return how many prompt tokens may wait by default: eight caches, or as many chunks as take about as long."""
+    return 8 * (size.num_pages - 1) * config.page_size if size.groups else QUEUED_CHUNKS * chunk
 
 
 def _buckets(config: EngineConfig, platform: str, chunk_tokens: int) -> Buckets:
@@ -226,6 +247,8 @@ def plan_programs(
             "batch_invariant=True computes each token of a prompt in a row of its own, which layers with a recurrent"
             " state cannot; leave it out."
         )
+    if model.task is not None:
+        config = _check_pooling(config, model.task, groups)
     placement = model.placement
     adapters = _adapter_layout(config, model)
     adapter_bytes = 0 if adapters is None else adapters.num_bytes
@@ -238,7 +261,11 @@ def plan_programs(
     make = partial(make_pages, backend, groups, num_pages=num_pages, page_size=config.page_size, types=types)
     jax.eval_shape(make)  # raises if the backend does not support these pages
     layout = WeightLayout.from_shapes(model.shapes)
-    table = ProgramTable(
+    make_table: Any = ProgramTable
+    if model.task is not None:
+        lengths = {"max_step_tokens": config.max_num_batched_tokens, "max_length": size.max_model_len}
+        make_table = partial(PoolingTable, task=model.task, **lengths)
+    table = make_table(
         model=ModelContext(spec, model.dtype, layout, backend, config.page_size, groups, placement.ranks, adapters),
         buckets=_buckets(config, placement.platform, chunk_tokens),
         max_pages_per_row=num_pages_for(size.max_model_len, config.page_size),
@@ -253,6 +280,24 @@ def plan_programs(
         first_host_pages={index: group.num_pages for index, group in enumerate(size.groups) if group.num_host_pages},
     )
     return ProgramPlan(config, size, table, make)
+
+
+def _check_pooling(config: EngineConfig, task: PoolingTask, groups: Sequence[CacheGroup]) -> EngineConfig:
+    """Return the configuration of an engine that pools: it keeps no snapshots of recurrent states.
+
+    Raises BadConfig for what pooling cannot be combined with.
+    """
+    if config.has_adapters:
+        raise BadConfig("enable_lora changes generation alone, and this model pools; leave it out.")
+    if config.batch_invariant and groups and task.spec.kind in ("mean", "cls"):
+        raise BadConfig(
+            f"batch_invariant=True computes each token in a row of its own, and pooling {task.spec.kind} of a decoder"
+            " needs rows of whole chunks; leave it out."
+        )
+    config = replace(config, max_num_queued_reqs=config.max_num_queued_reqs or QUEUED_TEXTS)
+    if any(group.is_recurrent for group in groups):
+        return replace(config, enable_prefix_caching=False, kv_offloading_size=0.0)
+    return config
 
 
 def _adapter_layout(config: EngineConfig, model: OpenedModel) -> AdapterLayout | None:

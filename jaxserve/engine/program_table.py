@@ -78,7 +78,7 @@ class Forward:
             out_specs=(STACKED, BY_VOCAB, WHOLE, WHOLE),
             donate_argnums=0,
         )
-        return step.lower(state.pages, _shapes(weights), state.rows, _ints(layout.size), *_shapes(stacks))
+        return step.lower(state.pages, shapes_of(weights), state.rows, ints(layout.size), *shapes_of(stacks))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +109,11 @@ class Sample:
         needs_processors, rows = self.mode >= SampleMode.PROCESSORS, self.rows
         mask: Any = jax.ShapeDtypeStruct((rows, penalties.num_words(table.padded_vocab_size)), jnp.uint32)
         inputs = SampleInputs(
-            row_B=_ints(rows),
-            position_B=_ints(rows),
-            sampling_BS=_ints(rows, NUM_COLUMNS),
+            row_B=ints(rows),
+            position_B=ints(rows),
+            sampling_BS=ints(rows, NUM_COLUMNS),
             mask_BM=mask if needs_processors else None,
-            logprob_token_id_BI=_ints(rows, MAX_LOGPROB_TOKEN_IDS) if needs_processors else None,
+            logprob_token_id_BI=ints(rows, MAX_LOGPROB_TOKEN_IDS) if needs_processors else None,
             grammar_BM=mask if self.mode >= SampleMode.LOGPROBS else None,
         )
         logits = jax.ShapeDtypeStruct((rows, table.padded_vocab_size), jnp.float32)
@@ -139,7 +139,7 @@ class PromptLogprobs:
             out_specs=PACKED_OUTPUT_SPECS,
         )
         hidden = jax.ShapeDtypeStruct((self.tokens, table.model.spec.width), table.model.dtype)
-        return step.lower(_shapes(weights), hidden, _ints(self.tokens))
+        return step.lower(shapes_of(weights), hidden, ints(self.tokens))
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +169,7 @@ class SetRows:
 
     def lower(self, table: "ProgramTable", weights: Sequence[Any], state: DeviceState) -> Any:
         """Lower the program."""
-        column_N = _ints(table.num_rows)
+        column_N = ints(table.num_rows)
         step = table.placement.jit(partial(set_rows), (WHOLE,) * 4, WHOLE, donate_argnums=0)
         return step.lower(state.rows, column_N, column_N, column_N)
 
@@ -180,7 +180,7 @@ class CopyPages:
 
     def lower(self, table: "ProgramTable", weights: Sequence[Any], state: DeviceState) -> Any:
         """Lower the program."""
-        page_GN = (_ints(COPIES_PER_CALL),) * len(table.model.groups)
+        page_GN = (ints(COPIES_PER_CALL),) * len(table.model.groups)
         step = table.placement.jit(
             partial(copy_pages, table.placement.platform == "cpu"), (STACKED, WHOLE, WHOLE), STACKED, donate_argnums=0
         )
@@ -225,7 +225,7 @@ class SetAdapter:
         layout = table.adapters
         specs = split_specs(layout.stacks)
         step = table.placement.jit(partial(set_slot, layout.rank), (specs, WHOLE, specs), specs, donate_argnums=0)
-        return step.lower(_shapes(layout.stacks), np.int32(1), layout.slot_shapes())
+        return step.lower(shapes_of(layout.stacks), np.int32(1), layout.slot_shapes())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -361,10 +361,11 @@ class ProgramTable:
         return Sample(rows, min(mode for mode in self.modes if mode >= needed))
 
 
-def _shapes(weights: Sequence[Any]) -> Any:
+def shapes_of(weights: Sequence[Any]) -> Any:
     """Return shapes and types alone: the devices are the placement's."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tuple(weights))
 
 
-def _ints(*shape: int) -> Any:
+def ints(*shape: int) -> Any:
+    """Return the shape of an int32 array."""
     return jax.ShapeDtypeStruct(shape, jnp.int32)

@@ -8,6 +8,7 @@ from jaxserve.engine.plan import Mask
 from jaxserve.engine.repetition import RepetitionDetector
 from jaxserve.engine.token_restrictions import TokenRestrictions
 from jaxserve.layers.adapter import Adapter
+from jaxserve.models.pooling_spec import PoolingSpec
 from jaxserve.output_constraints import GrammarSpec, ReasoningSpec
 from jaxserve.sampling.penalties import pack_bits
 from jaxserve.sampling_params import SamplingParams
@@ -86,6 +87,8 @@ class Request:
     caller                      Who has sent it: callers are served in turn.
     label                       What its client calls it; "" for no name. Others may have the same.
     is_traced                   Its first output tells its times.
+    pooling                     Nothing is generated: the hidden vectors of its prompt are pooled in this way.
+    second_start                The position at which the second of two texts begins, for an encoder.
     """
 
     request_id: int
@@ -110,6 +113,8 @@ class Request:
     caller: str = ""
     label: str = ""
     is_traced: bool = False
+    pooling: PoolingSpec | None = None
+    second_start: int | None = None
 
     @property
     def is_beam_search(self) -> bool:
@@ -128,7 +133,9 @@ class Request:
 
     @property
     def reads_prefix_cache(self) -> bool:
-        """Whether it may start from cached pages: log-probabilities of the prompt need all its positions computed."""
+        """Whether it may start from cached pages: log-probabilities and some poolings need all positions computed."""
+        if self.pooling is not None and not self.pooling.may_read_prefix_cache:
+            return False
         return self.params.prompt_logprobs is None
 
     @property

@@ -44,6 +44,7 @@ class Scheduler:
     max_logprobs             The most top log-probabilities that a step computes without those of the whole vocabulary.
     trackers                 Makes the objects that follow outputs.
     num_adapter_slots        The number of adapters that may be on the device together.
+    splits_prompts           A prompt may be computed in several chunks; an encoder's is not.
     max_tokens_per_row       The most tokens that the runner's decode steps give a row.
     clock                    Monotonic seconds.
 
@@ -64,6 +65,7 @@ class Scheduler:
         max_tokens_per_row: int = 1,
         trackers: TrackerFactory = NO_TRACKERS,
         num_adapter_slots: int = 0,
+        splits_prompts: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.cache, self.stats, self._token_budget = cache, stats, max_num_batched_tokens
@@ -80,7 +82,11 @@ class Scheduler:
         )
         self._search = FaultSearch(self._requests)
         self._prefill = PrefillScheduler(
-            self._requests, self._search, max_chunk_tokens=max_chunk_tokens, max_logprobs=max_logprobs
+            self._requests,
+            self._search,
+            max_chunk_tokens=max_chunk_tokens,
+            max_logprobs=max_logprobs,
+            splits_prompts=splits_prompts,
         )
         self._decode = DecodeScheduler(self._requests, max_logprobs=max_logprobs, max_tokens_per_row=max_tokens_per_row)
         self._faults = RequestFaults(self._requests)

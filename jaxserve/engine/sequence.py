@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxserve.cache.sequence_pages import SequencePages
 from jaxserve.engine.plan import Mask
+from jaxserve.engine.pooled_chunks import PooledChunks
 from jaxserve.engine.repetition import RepetitionDetector
 from jaxserve.engine.request import (
     Request,
@@ -56,6 +57,7 @@ class Sequence:
     stop_cursor            Of a beam search with stop strings: the position at which its outputs begin.
     repetition             Takes every token of the output if repetitions end it.
     prompt_logprobs        Filled position by position while they are computed; None once they are sent.
+    pooled                 What was pooled of its chunks so far.
     """
 
     request: Request
@@ -77,6 +79,7 @@ class Sequence:
     stop_cursor: StopStringCursor | None = None
     repetition: RepetitionDetector | None = None
     prompt_logprobs: list[PositionLogprobs | None] | None = None
+    pooled: PooledChunks | None = None
 
     @classmethod
     def from_request(
@@ -105,6 +108,7 @@ class Sequence:
             stop_cursor=make_stop_cursor(request, trackers),
             repetition=make_repetition_detector(request),
             prompt_logprobs=prompt_logprobs,
+            pooled=None if request.pooling is None else PooledChunks(request.pooling.kind),
         )
 
     # Life
@@ -176,6 +180,12 @@ class Sequence:
         prompt_logprobs, self.prompt_logprobs = tuple(self.prompt_logprobs), None
         return prompt_logprobs
 
+    def add_pooled(self, part: np.ndarray, num_tokens: int) -> PooledChunks:
+        """Add what was pooled of the next chunk, of so many tokens; return all that was pooled so far."""
+        assert self.pooled is not None
+        self.pooled.add(part, num_tokens)
+        return self.pooled
+
     def promote(self, turn: int) -> None:
         """Wait for this turn instead of a later one."""
         self.turn = turn
@@ -185,6 +195,8 @@ class Sequence:
         self.row, self.num_computed, self.is_prefilled, self.borders = None, 0, False, ()
         self.adapter_slot = NO_ADAPTER
         self.epoch += 1
+        if self.pooled is not None:
+            self.pooled.clear()
 
     def restart(self) -> None:
         """Wait again as after `preempt`, with the tokens that are known on the host: the pending ones are lost."""

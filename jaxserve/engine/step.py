@@ -97,6 +97,24 @@ def forward(
     pages, logits_BV float32 of each row's last token, the sampler's inputs, and hidden_TD of all tokens.
     """
     inputs = layout.unpack(buffer_X)
+    decoder, flat, hidden_TD, pages = run_decoder(model, inputs, pages, weights, rows, stacks)
+    with jax.named_scope("logits"):
+        logits_BV = _compute_logits(decoder, hidden_TD, flat)
+    return pages, logits_BV, SampleInputs(inputs.row_B, flat.length_B, inputs.sampling_BS), hidden_TD
+
+
+def run_decoder(
+    model: ModelContext,
+    inputs: StepInputs,
+    pages: ModelPages,
+    weights: Sequence[Array | PackedWeight],
+    rows: RowState,
+    stacks: Sequence[FactorStacks] | None = None,
+) -> tuple["Decoder", "FlatBatch", Array, ModelPages]:
+    """Compute hidden_TD of a step's tokens and write their keys and values. Arguments are those of `forward`.
+
+    Returns the decoder, the tokens as a flat batch, hidden_TD and the pages.
+    """
     with jax.named_scope("inputs"):
         flat = _flatten_rows(inputs, rows)
 
@@ -121,12 +139,10 @@ def forward(
     slot_T = None if inputs.adapter_slot_B is None else inputs.adapter_slot_B[flat.row_T]
     decoder = model.build_decoder(weights, stacks, slot_T)
     hidden_TD, pages = decoder(flat.token_T, inputs_by_layer, pages, model.backend)
-    with jax.named_scope("logits"):
-        logits_BV = _compute_logits(decoder, hidden_TD, flat)
-    return pages, logits_BV, SampleInputs(inputs.row_B, flat.length_B, inputs.sampling_BS), hidden_TD
+    return decoder, flat, hidden_TD, pages
 
 
-class _FlatBatch(NamedTuple):
+class FlatBatch(NamedTuple):
     """The tokens of a step, and the rows that they belong to, as the fields of AttentionInputs."""
 
     token_T: Array
@@ -138,7 +154,7 @@ class _FlatBatch(NamedTuple):
     max_queries_per_row: int
 
 
-def _flatten_rows(inputs: StepInputs, rows: RowState) -> _FlatBatch:
+def _flatten_rows(inputs: StepInputs, rows: RowState) -> FlatBatch:
     """Give every token its position: the host's, or that of its row's newest token."""
     num_rows = len(inputs.row_B)
     row_B = jnp.arange(num_rows, dtype=jnp.int32)
@@ -146,7 +162,7 @@ def _flatten_rows(inputs: StepInputs, rows: RowState) -> _FlatBatch:
     if inputs.token_T is None:
         is_real_B = inputs.row_B < len(rows.length_R) - 1
         query_start_B1 = jnp.minimum(jnp.arange(num_rows + 1, dtype=jnp.int32), is_real_B.sum(dtype=jnp.int32))
-        return _FlatBatch(
+        return FlatBatch(
             last_token_B, length_B, row_B, is_real_B, jnp.where(is_real_B, length_B + 1, 0), query_start_B1, 1
         )
     assert inputs.query_start_B1 is not None and inputs.start_B is not None
@@ -159,16 +175,16 @@ def _flatten_rows(inputs: StepInputs, rows: RowState) -> _FlatBatch:
         is_newest_T = token_T == LAST_TOKEN
         position_T = jnp.where(is_newest_T, length_B, start_B)
         token_T = jnp.where(is_newest_T, last_token_B, token_T)
-        return _FlatBatch(
+        return FlatBatch(
             token_T, position_T, row_B, is_real_T, jnp.where(count_B > 0, position_T + 1, 0), query_start_B1, 1
         )
     row_T = (token_index_T[:, None] >= query_start_B1[1:-1]).sum(1, dtype=jnp.int32)
     position_T = start_B[row_T] + token_index_T - query_start_B1[row_T]
     length_B = jnp.where(count_B > 0, start_B + count_B, 0)
-    return _FlatBatch(token_T, position_T, row_T, is_real_T, length_B, query_start_B1, num_tokens)
+    return FlatBatch(token_T, position_T, row_T, is_real_T, length_B, query_start_B1, num_tokens)
 
 
-def _compute_logits(decoder: "Decoder", hidden_TD: Array, flat: _FlatBatch) -> Array:
+def _compute_logits(decoder: "Decoder", hidden_TD: Array, flat: FlatBatch) -> Array:
     """Return the logits of each row's last token, float32 [B, V].
 
     Where one of several rows is real its logits are computed alone, as if there were no others: on a CPU the product

@@ -30,33 +30,51 @@ class Embedding(nnx.Module):
 
     def __call__(self, token_T: Array) -> Array:
         """Return x_TD for token_T int32. Ids outside the vocabulary read the nearest row."""
-        table = self.table.get_value()
-        if self.ranks.size == 1:
-            return self._take_rows(table, token_T)
-        num = table.shape[1] if isinstance(table, quant.PackedWeight) else table.shape[0]
-        row_T = token_T - self.ranks.offset(num)
-        is_here_T = (row_T >= 0) & (row_T < num)  # ranks that do not have a token's row add zeros
-        return self.ranks.sum(jnp.where(is_here_T[:, None], self._take_rows(table, row_T), 0))
+        return take_rows(self.table.get_value(), token_T, self.dtype, self.ranks)
 
     def compute_logits(self, hidden_BD: Array) -> Array:
         """Return logits_BV float32 for hidden_BD, in a model whose head is tied to the embedding."""
         return compute_logits(hidden_BD, self.table.get_value())
 
-    def _take_rows(self, table: Array | quant.PackedWeight | ScaledWeight, row_T: Array) -> Array:
-        """Return rows of a table [T, D]; indices outside read the nearest."""
-        if isinstance(table, ScaledWeight):
-            return scaled_rows(table, row_T).astype(self.dtype)
-        if isinstance(table, quant.PackedWeight):
-            return quant.embedding_rows(table, row_T)
-        return jnp.take(table, row_T, axis=0, mode="clip")
+    def take_rows(self, token_N: Array) -> Array:
+        """Return the rows [N, D] with which vectors are multiplied for the logits of these tokens."""
+        return self(token_N)
+
+
+def take_rows(
+    table: Array | quant.PackedWeight | ScaledWeight, token_T: Array, dtype: DTypeLike, ranks: Ranks
+) -> Array:
+    """Return the rows [T, D] of tokens; ids outside the vocabulary read the nearest. ranks: each has some rows."""
+    if ranks.size == 1:
+        return _take_own_rows(table, token_T, dtype)
+    num = table.shape[1] if isinstance(table, quant.PackedWeight) else table.shape[0]
+    row_T = token_T - ranks.offset(num)
+    is_here_T = (row_T >= 0) & (row_T < num)  # ranks that do not have a token's row add zeros
+    return ranks.sum(jnp.where(is_here_T[:, None], _take_own_rows(table, row_T, dtype), 0))
+
+
+def _take_own_rows(table: Array | quant.PackedWeight | ScaledWeight, row_T: Array, dtype: DTypeLike) -> Array:
+    if isinstance(table, ScaledWeight):
+        return scaled_rows(table, row_T).astype(dtype)
+    if isinstance(table, quant.PackedWeight):
+        return quant.embedding_rows(table, row_T)
+    return jnp.take(table, row_T, axis=0, mode="clip")
 
 
 class LMHead(nnx.Module):
     """The output table of a model that does not tie it to the embedding. Laid out [V, D], as the embedding is."""
 
     def __init__(
-        self, vocab_size: int, width: int, *, dtype: DTypeLike, rngs: nnx.Rngs, has_bias: bool = False
+        self,
+        vocab_size: int,
+        width: int,
+        *,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+        has_bias: bool = False,
+        ranks: Ranks = ONE_RANK,
     ) -> None:
+        self.ranks, self.dtype = ranks, jnp.dtype(dtype)
         self.bias = nnx.Param(jnp.zeros((vocab_size,), dtype)) if has_bias else None
         self.table = nnx.Param(0.02 * rngs.params.normal((vocab_size, width), dtype))
 
@@ -64,6 +82,10 @@ class LMHead(nnx.Module):
         """Return logits_BV float32 for hidden_BD."""
         logits_BV = compute_logits(hidden_BD, self.table.get_value())
         return logits_BV if self.bias is None else logits_BV + self.bias[...].astype(jnp.float32)
+
+    def take_rows(self, token_N: Array) -> Array:
+        """Return the rows [N, D] with which vectors are multiplied for the logits of these tokens."""
+        return take_rows(self.table.get_value(), token_N, self.dtype, self.ranks)
 
 
 def compute_logits(hidden_BD: Array, table_VD: Array | quant.PackedWeight | ScaledWeight) -> Array:

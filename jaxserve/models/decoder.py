@@ -20,7 +20,7 @@ from jaxserve.attention import AttentionBackend, LayerPages
 from jaxserve.attention.inputs import AttentionInputs
 from jaxserve.cache.pages import ModelPages
 from jaxserve.layers.embedding import Embedding, LMHead
-from jaxserve.layers.linear import apply_multiplier
+from jaxserve.layers.linear import Linear, apply_multiplier, matmul_precision
 from jaxserve.layers.mlp import MLP
 from jaxserve.layers.moe import MoE
 from jaxserve.layers.norms import Norm, NormSpec, apply_norm
@@ -192,7 +192,10 @@ class Decoder(nnx.Module):
         self.head = (
             None
             if spec.tie_embeddings
-            else LMHead(spec.vocab_size, spec.width, dtype=dtype, rngs=rngs, has_bias=spec.has_head_bias)
+            else LMHead(spec.vocab_size, spec.width, dtype=dtype, rngs=rngs, has_bias=spec.has_head_bias, ranks=ranks)
+        )
+        self.score = (
+            None if spec.num_labels is None else Linear(spec.width, spec.num_labels, bias=False, dtype=dtype, rngs=rngs)
         )
 
     def __call__(
@@ -242,6 +245,17 @@ class Decoder(nnx.Module):
         if self.spec.logits_softcap is not None:
             logits_BV = jnp.tanh(logits_BV / self.spec.logits_softcap) * self.spec.logits_softcap
         return self._without_padding(logits_BV)
+
+    def compute_token_logits(self, hidden_BD: Array, token_N: Array) -> Array:
+        """Return float32 logits [B, N] of some tokens alone, of hidden_BD, some rows of hidden_TD."""
+        table_ND = (self.embed if self.head is None else self.head).take_rows(token_N)
+        return jnp.einsum(
+            "bd,nd->bn",
+            hidden_BD,
+            table_ND,
+            precision=matmul_precision(hidden_BD.dtype),
+            preferred_element_type=jnp.float32,
+        )
 
     def _without_padding(self, logits_BV: Array) -> Array:
         """Set the logits of rows that only fill up the vocabulary of the last ranks to -inf."""

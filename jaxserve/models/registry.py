@@ -92,6 +92,7 @@ from jaxserve.models import (
     youtu,
 )
 from jaxserve.models.architecture import Architecture
+from jaxserve.models.encoder_spec import EncoderSpec
 from jaxserve.models.spec import DecoderSpec
 from jaxserve.models.text_part import WRAPPERS, TextPart, Wrapper
 from jaxserve.parallel.ranks import ONE_RANK, Ranks
@@ -100,6 +101,7 @@ if TYPE_CHECKING:
     from flax.nnx import GraphDef
 
     from jaxserve.models.decoder import Decoder
+    from jaxserve.models.encoder import Encoder
 
 
 AbstractWeight: TypeAlias = jax.ShapeDtypeStruct | quant.PackedWeight | ScaledWeight
@@ -276,4 +278,19 @@ def merge_params(graphdef: "GraphDef", weights: Mapping[ParamPath, Any]) -> "Dec
     return decoder.merge_params(graphdef, weights)
 
 
+def abstract_encoder(spec: EncoderSpec, dtype: DTypeLike) -> tuple["GraphDef", dict[ParamPath, jax.ShapeDtypeStruct]]:
+    """Return the encoder's structure, and the shape and type of every leaf by its path. Allocates nothing."""
+    from jaxserve.models import encoder
+
+    return encoder.abstract_encoder(spec, dtype)
+
+
+def merge_encoder(graphdef: "GraphDef", weights: Mapping[ParamPath, Any]) -> "Encoder":
+    """Return an Encoder over these weights. For use inside a jitted function."""
+    from jaxserve.models import encoder
+
+    return encoder.merge_encoder(graphdef, weights)
+
+
 __all__ = ["ARCHITECTURES", "Architecture", "abstract_decoder", "merge_params", "find_architecture", "abstract_params"]
+__all__ += ["abstract_encoder", "merge_encoder"]

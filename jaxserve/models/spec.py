@@ -166,6 +166,7 @@ class DecoderSpec:
     logits_multiplier      factor of the logits
     logits_softcap         logits z become softcap * tanh(z / softcap)
     layer_inputs           layers have inputs of their own (Gemma 4 E2B and E4B)
+    num_labels             outputs of a score head over hidden vectors, of a model that classifies; None: no such head
 
     Raises ValueError for a bias of a head that is not there, for a layer that reads keys of one without such pages, and
     for one beside a layer that has more than attention.
@@ -184,6 +185,7 @@ class DecoderSpec:
     logits_multiplier: float = 1.0
     logits_softcap: float | None = None
     layer_inputs: LayerInputSpec | None = None
+    num_labels: int | None = None
 
     def __post_init__(self) -> None:
         if self.has_head_bias and self.tie_embeddings:

@@ -174,10 +174,16 @@ class ChatTemplates:
         content_format: Literal["auto", "string", "openai"] = "auto",
         timeout_s: float = math.inf,
     ) -> None:
+        self._sources = dict(templates)
         self._templates = {
             name: ChatTemplate(source, special_tokens, content_format=content_format, timeout_s=timeout_s)
             for name, source in templates.items()
         }
+
+    @property
+    def default_source(self) -> str | None:
+        """The source of the template that messages without tools are rendered by; None: there is none."""
+        return self._sources.get("default") or (next(iter(self._sources.values())) if len(self._sources) == 1 else None)
 
     def select(self, *, has_tools: bool) -> ChatTemplate:
         """Return the tool_use template if there are tools and it exists, else the default, else the only one.

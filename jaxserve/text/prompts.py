@@ -99,12 +99,20 @@ class PromptRenderer:
         Raises PromptTooLong if the text is too long whatever its tokens are, which is checked first, and
         InvalidParameter if it holds a lone surrogate.
         """
+        self.check_text(text, counting=counting)
+        return self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
+
+    def check_text(self, text: str, *, counting: bool = False) -> None:
+        """Check a text before it is tokenized; counting as for `encode`.
+
+        Raises PromptTooLong if it is too long whatever its tokens are, and InvalidParameter if it holds a lone
+        surrogate.
+        """
         check_text_length(text, self._max_chars(counting), self._max_tokens)
         try:
             text.encode()
         except UnicodeEncodeError:
             raise InvalidParameter("The prompt has half a character (a lone surrogate).") from None
-        return self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
 
     def close(self) -> None:
         """Stop the workers. Closing twice is allowed."""

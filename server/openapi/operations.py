@@ -1,16 +1,17 @@
 """The table of all routes: parameters, request and reply types, and error statuses. A test compares it with the app."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from server.schemas import generation_replies, message_replies, replies, response_replies
+from server.schemas import generation_replies, message_replies, pooling_replies, replies, response_replies
 from server.schemas.adapters import LoadAdapterRequest, UnloadAdapterRequest
 from server.schemas.chat import ChatRequest
 from server.schemas.completions import CompletionRequest
 from server.schemas.control import AbortRequest
 from server.schemas.messages import CountTokensRequest, MessagesRequest
+from server.schemas.pooling import ClassifyRequest, EmbeddingRequest, RerankRequest, ScoreRequest
 from server.schemas.responses import ResponsesRequest
 from server.schemas.tokens import DetokenizeRequest, TokenizeRequest
 
@@ -133,6 +134,39 @@ _MESSAGE = {"model": "MODEL", "max_tokens": 40, "messages": [{"role": "user", "c
 _RESPONSE = {"input": "Why is the sky blue?", "max_output_tokens": 40}
 RESPONSE_ID_PARAMETER = OperationParameter("response_id", "path", "The id of a response.", STRING_SCHEMA)
 _DOCS = Operation("Documentation", "Show this document as a page", HTML)
+_EMBED = Operation(
+    "Embeddings and scores",
+    "Embed texts",
+    pooling_replies.EmbeddingList,
+    EmbeddingRequest,
+    example={"input": ["The sky is blue.", "Grass is green."]},
+    parameters=HEADER_PARAMETERS,
+)
+_SCORE = Operation(
+    "Embeddings and scores",
+    "Score how well pairs of texts fit together",
+    pooling_replies.ScoreList,
+    ScoreRequest,
+    example={"text_1": "Why is the sky blue?", "text_2": ["It scatters light.", "Grass is green."]},
+    parameters=HEADER_PARAMETERS,
+)
+_RERANK = Operation(
+    "Embeddings and scores",
+    "Rank documents by how well they answer a query",
+    pooling_replies.Ranking,
+    RerankRequest,
+    example={"query": "Why is the sky blue?", "documents": ["Grass is green.", "It scatters light."], "top_n": 1},
+    parameters=HEADER_PARAMETERS,
+)
+POOLING_OPERATIONS = {
+    ("POST", "/v1/embeddings"): _EMBED,
+    ("POST", "/pooling"): replace(_EMBED, summary="Return what is pooled of texts", reply=pooling_replies.PooledList),
+    ("POST", "/v1/classify"): replace(
+        _EMBED, summary="Classify texts", reply=pooling_replies.ClassificationList, request=ClassifyRequest
+    ),
+    **{("POST", path): _SCORE for path in ("/v1/score", "/score")},
+    **{("POST", path): _RERANK for path in ("/v1/rerank", "/rerank", "/v2/rerank")},
+}
 
 OPERATIONS: dict[tuple[str, str], Operation] = {
     ("POST", "/v1/chat/completions"): Operation(
@@ -209,6 +243,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         _COMPLETION,
         HEADER_PARAMETERS,
     ),
+    **POOLING_OPERATIONS,
     ("POST", "/v1/chat/completions/render"): Operation(
         "Generation",
         "Render a conversation as a prompt, without running it",

@@ -71,7 +71,7 @@ def _check_shared(request: GenerationRequest, config: ServerConfig) -> None:
     if request.n is not None and not 1 <= request.n <= config.max_n:
         raise _range_error("n", f"in [1, {config.max_n}]", request.n)
     _check_stop_strings(request, config)
-    _check_cache_salt(request.cache_salt)
+    check_cache_salt(request.cache_salt)
     _check_extensions(request)
 
 
@@ -91,7 +91,8 @@ def _check_stop_strings(request: GenerationRequest, config: ServerConfig) -> Non
         raise InvalidParameter(f"stop has a string of more than {MAX_STOP_CHARS} characters.", "stop")
 
 
-def _check_cache_salt(salt: str | None) -> None:
+def check_cache_salt(salt: str | None) -> None:
+    """Check the length and the characters of a salt. Raises InvalidParameter if they are not allowed."""
     if salt is not None and (not 1 <= len(salt) <= MAX_SALT_CHARS or set(salt) & set("@/\\\0")):
         message = f"cache_salt must have 1 to {MAX_SALT_CHARS} characters, none of them @, /, \\ or NUL."
         raise InvalidParameter(message, "cache_salt")

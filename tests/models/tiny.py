@@ -24,6 +24,7 @@ def load_script(name: str):
 
 _script = load_script("make_tiny_model")
 tiny_config, random_weights, write = _script.tiny_config, _script.random_weights, _script.write
+write_tokenizer = _script.write_tokenizer
 FAMILIES = tuple(_script.ARCHITECTURES)
 OF_EACH_KIND = (
     *("llama", "gemma3", "gemma4", "gemma4_e2b", "olmo2", "granite", "stablelm", "phi3", "cohere2"),

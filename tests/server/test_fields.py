@@ -25,6 +25,7 @@ from server.schemas.messages import (
     ThinkingOptions,
     ToolChoiceJson,
 )
+from server.schemas.pooling import ClassifyRequest, EmbeddingRequest, RerankRequest, ScoreRequest
 from server.schemas.responses import ReasoningOptions, ResponsesRequest, TextFormat, TextOptions
 from server.schemas.tokens import DetokenizeRequest, TokenizeRequest
 
@@ -39,6 +40,7 @@ REQUESTS = (
     DetokenizeRequest,
     AbortRequest,
 )
+REQUESTS += (EmbeddingRequest, ClassifyRequest, ScoreRequest, RerankRequest)
 NESTED = (Message, StreamOptions, StructuredOutputsJson, ResponseFormat, ReasoningOptions, TextOptions, TextFormat)
 NESTED += (MessageParam, ThinkingOptions, ToolChoiceJson, OutputConfig, OutputFormat)
 ROWS = [(schema, field) for schema in (*REQUESTS, *NESTED) for field in sorted(get_rows(schema))]

@@ -101,7 +101,7 @@ def test_more_than_half_of_the_pasted_lines_start(capsys: pytest.CaptureFixture[
             started += bool(said(*words))
         except SystemExit:
             continue
-    assert (started, len(LINES)) == (64, 92)
+    assert (started, len(LINES)) == (66, 92)
 
 
 @pytest.mark.parametrize(

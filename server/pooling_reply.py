@@ -1,0 +1,99 @@
+"""The replies of models that pool: embeddings, classes, scores and rankings."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import orjson
+from quart import Response
+
+from jaxserve import make_embedding, make_probabilities
+from server.pooling_jobs import PooledResult
+from server.schemas.pooling import EmbeddingRequest
+
+if TYPE_CHECKING:
+    from jaxserve import PoolingTask
+
+LARGE_NUMBERS = 32 * 1024  # of a reply; writing them takes some milliseconds
+
+
+def make_list(result: PooledResult, data: Sequence[dict[str, Any]], *, shows_cached_tokens: bool) -> dict[str, Any]:
+    """Make the body of a reply with one entry for each input."""
+    num_tokens = result.num_tokens
+    usage: dict[str, Any] = {"prompt_tokens": num_tokens, "total_tokens": num_tokens, "completion_tokens": 0}
+    if shows_cached_tokens:
+        usage["prompt_tokens_details"] = {"cached_tokens": result.num_cached_tokens}
+    head = {"id": result.id, "object": "list", "created": result.created, "model": result.model}
+    return {**head, "data": data, "usage": usage}
+
+
+def make_embeddings(result: PooledResult, request: EmbeddingRequest, task: PoolingTask) -> list[dict[str, Any]]:
+    """Make the entries of /v1/embeddings."""
+    return [
+        {"index": index, "object": "embedding", "embedding": vector}
+        for index, vector in enumerate(_make_vectors(result, request, task))
+    ]
+
+
+def make_pooled(result: PooledResult, request: EmbeddingRequest, task: PoolingTask) -> list[dict[str, Any]]:
+    """Make the entries of /pooling."""
+    if task.name == "embed":
+        vectors = _make_vectors(result, request, task)
+    else:
+        vectors = [make_probabilities(delta.pooled, task) for delta in result.deltas]
+    return [{"index": index, "object": "pooling", "data": vector} for index, vector in enumerate(vectors)]
+
+
+def _make_vectors(result: PooledResult, request: EmbeddingRequest, task: PoolingTask) -> list[Any]:
+    options = {"dimensions": request.dimensions, "normalize": request.normalize}
+    vectors = [make_embedding(delta.pooled, task, **options) for delta in result.deltas]
+    if request.encoding_format != "base64":
+        return vectors
+    return [base64.b64encode(vector.astype("<f4").tobytes()).decode() for vector in vectors]
+
+
+def make_classes(result: PooledResult, task: PoolingTask) -> list[dict[str, Any]]:
+    """Make the entries of /v1/classify."""
+    probabilities = [make_probabilities(delta.pooled, task) for delta in result.deltas]
+    return [
+        {"index": index, "label": task.labels[int(probs.argmax())], "probs": probs, "num_classes": len(probs)}
+        for index, probs in enumerate(probabilities)
+    ]
+
+
+def make_ranking(
+    result: PooledResult, scores: Sequence[float], documents: Sequence[str], top_n: int, *, returns_documents: bool
+) -> dict[str, Any]:
+    """Make the body of /v1/rerank: the best documents first, of equal ones the earlier."""
+    order = sorted(range(len(scores)), key=lambda index: (-scores[index], index))
+    results = [
+        {
+            "index": index,
+            **({"document": {"text": documents[index]}} if returns_documents else {}),
+            "relevance_score": scores[index],
+        }
+        for index in order[: top_n or None]
+    ]
+    return {"id": result.id, "model": result.model, "usage": {"total_tokens": result.num_tokens}, "results": results}
+
+
+async def send_numbers(body: dict[str, Any], num_numbers: int, headers: dict[str, str]) -> Response:
+    """Make a JSON reply with numpy's numbers, in a thread if they are many."""
+    text = _dump(body) if num_numbers <= LARGE_NUMBERS else await asyncio.to_thread(_dump, body)
+    response = Response(text, 200, content_type="application/json")
+    response.headers.update(headers)
+    response.timeout = None
+    return response
+
+
+def _dump(body: dict[str, Any]) -> bytes:
+    return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def count_numbers(arrays: Sequence[Any]) -> int:
+    """Count the numbers of arrays."""
+    return sum(int(np.size(array)) for array in arrays)
