@@ -79,13 +79,13 @@ class BackgroundRun:
     async def _run(self, start: Start, started: asyncio.Future[Generation]) -> None:
         try:
             self._entry, generation, writer = await start(self)
+            if started.cancelled():
+                return
+            self._store.put(self._owner, self._entry)
         except Exception as error:
             if not started.done():
                 started.set_exception(error)
             return
-        if started.cancelled():
-            return
-        self._store.put(self._owner, self._entry)
         started.set_result(generation)
         try:
             await self._record(generation, writer)
@@ -105,7 +105,7 @@ class BackgroundRun:
 
     def _drop_events(self) -> None:
         if self._entry is not None:
-            self._store.grow(self._owner, self._entry, -sum(map(len, self._events)))
+            self._store.shrink(self._owner, self._entry, sum(map(len, self._events)))
         self._num_dropped += len(self._events)
         self._events = []
 

@@ -10,11 +10,15 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import orjson
-
 from server.config import ServerConfig
-from server.errors import ApiError, preview
+from server.errors import ApiError, preview, unavailable
+from server.json_bytes import encode_json
 from server.responses.items import Item
+
+NO_ROOM = (
+    "Responses in the background have more bytes than --responses-store-bytes allows; please try again when some have "
+    "ended, send less, or do without background."
+)
 
 
 class Run(Protocol):
@@ -75,13 +79,19 @@ class ResponseStore:
         return len(self._by_id)
 
     def put(self, owner: str, entry: StoredResponse) -> None:
-        """Keep a response. One of the same id and owner is replaced."""
+        """Keep a response. One of the same id and owner is replaced.
+
+        Raises ApiError (503) if it is still being generated, and does not fit beside the others that are.
+        """
         key = (owner, entry.response["id"])
         self._remove(key)
         if not self._max_size:
             return
         entry.stored_s = self._now_s()
-        entry.num_bytes = len(orjson.dumps(entry.response)) + entry.item_bytes
+        entry.num_bytes = len(encode_json(entry.response)) + entry.item_bytes
+        fixed_bytes = sum(other.num_bytes for other in self._by_id.values() if other.is_running)
+        if entry.is_running and fixed_bytes + entry.num_bytes > self._max_bytes:
+            raise unavailable(NO_ROOM)
         self._by_id[key] = entry
         self.num_bytes += entry.num_bytes
         self._evict()
@@ -89,16 +99,20 @@ class ResponseStore:
     def grow(self, owner: str, entry: StoredResponse, num_bytes: int) -> None:
         """Count bytes that a response that is kept has got.
 
-        Raises ApiError (503) if they do not fit even when all that have ended are forgotten.
+        Raises ApiError (503) if they do not fit even when all that have ended are forgotten. They count all the same.
         """
         key = (owner, entry.response["id"])
         if self._by_id.get(key) is not entry:
             return
-        entry.num_bytes += num_bytes
-        self.num_bytes += num_bytes
+        self._count(entry, num_bytes)
         self._evict(kept=key)
         if self.num_bytes > self._max_bytes:
-            raise ApiError(503, "Responses in the background have more bytes than --responses-store-bytes allows.")
+            raise unavailable(NO_ROOM)
+
+    def shrink(self, owner: str, entry: StoredResponse, num_bytes: int) -> None:
+        """Count bytes less of a response, if it is kept."""
+        if self._by_id.get((owner, entry.response["id"])) is entry:
+            self._count(entry, -num_bytes)
 
     def get(self, owner: str, response_id: str, param: str) -> StoredResponse:
         """Return a response. param: the field that has its id. Raises ApiError (404) if it is not kept."""
@@ -124,6 +138,10 @@ class ResponseStore:
                 break
             if not entry.is_running and key != kept:
                 self._remove(key)
+
+    def _count(self, entry: StoredResponse, num_bytes: int) -> None:
+        entry.num_bytes += num_bytes
+        self.num_bytes += num_bytes
 
     def _remove(self, key: tuple[str, str]) -> None:
         entry = self._by_id.pop(key, None)

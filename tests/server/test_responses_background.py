@@ -130,6 +130,26 @@ async def test_what_the_store_has_no_room_for_fails(make_api):
     assert len(get_state(api.app).slots) == 0
 
 
+@pytest.mark.parametrize("num_bytes", [1500, 2500, 3500, 9000])
+async def test_whatever_room_there_is_it_ends_or_is_refused_and_the_store_serves_others(make_api, num_bytes):
+    llm = FakeLLM(["a", "b", "c" * 500], max_model_len=100_000)
+    llm.pause_turns = 10
+    api = make_api(llm=llm, responses_store_bytes=num_bytes)
+    turn = {"role": "user", "content": "x" * 1000}
+    reply = await api.respond(background=True, input=[turn])
+    if reply.status == 200:
+        ended = await wait_for(api, reply.json["id"], "completed", "failed")
+        assert ended["status"] == ("completed" if num_bytes == 9000 else "failed")
+    else:
+        assert (reply.status, reply.headers["Retry-After"]) == (503, "1")
+    assert len(get_state(api.app).slots) == 0
+    store = get_state(api.app).responses
+    assert store.num_bytes == sum(entry.num_bytes for entry in store._by_id.values())
+    if num_bytes > 1500:
+        other = await api.respond(background=True)
+        assert (await wait_for(api, other.json["id"], "completed", "failed"))["id"] == other.json["id"]
+
+
 async def test_it_counts_for_its_caller_until_it_has_ended(make_api):
     llm = FakeLLM()
     llm.hold_at = 1
