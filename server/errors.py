@@ -10,11 +10,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
 from quart import Response
 from werkzeug.exceptions import HTTPException
 
 from jaxserve import EngineStopped, GenerationFailed, Overloaded, RequestError
+from server.json_bytes import encode_json
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class ApiError(Exception):
 
 def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Make a JSON reply, without Quart's time limit for sending it."""
-    response = Response(orjson.dumps(body), status, content_type="application/json")
+    response = Response(encode_json(body), status, content_type="application/json")
     response.headers.update(headers or {})
     response.timeout = None
     return response

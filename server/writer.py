@@ -3,10 +3,9 @@
 from collections.abc import Iterable
 from typing import Any, NamedTuple, Protocol
 
-import orjson
-
 from jaxserve import TextDelta
 from server.errors import ApiError
+from server.json_bytes import encode_json
 
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
@@ -29,7 +28,7 @@ class Event(NamedTuple):
         U+0085, U+2028 and U+2029 are escaped: legal in JSON and in events, but str.splitlines, and with it httpx, ends
         a line there.
         """
-        data = orjson.dumps(self.data)
+        data = encode_json(self.data)
         if not data.isascii():
             for raw, escaped in ESCAPED_LINE_ENDS:
                 data = data.replace(raw, escaped)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import orjson
 import quart
 from quart import Response
 
@@ -14,6 +13,7 @@ from jaxserve import InvalidParameter
 from server.chat_run import start_chat
 from server.errors import json_response
 from server.generation import Generation
+from server.json_bytes import encode_json
 from server.reply_headers import IGNORED_TOOLS_HEADER, add_names_header, add_unenforced_header
 from server.request_reader import HostWork
 from server.responses.background import BackgroundRun
@@ -58,7 +58,7 @@ class _ResponsesCall:
         if entry.is_running:
             raise InvalidParameter(f"{param} names a response that is still being generated.", param)
         self._history = entry.conversation
-        self._history_bytes = entry.item_bytes + len(orjson.dumps(entry.response["output"]))
+        self._history_bytes = entry.item_bytes + len(encode_json(entry.response["output"]))
 
     async def _answer_now(self, mapped: MappedRequest) -> Response:
         def keep(response: dict[str, Any]) -> None:

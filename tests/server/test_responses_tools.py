@@ -55,6 +55,15 @@ async def test_tools_become_functions(tools_api):
     assert LARK in functions[1]["description"] and "Edits files." in functions[1]["description"]
 
 
+@pytest.mark.parametrize("how", [{}, {"stream": True}, {"background": True}])
+async def test_numbers_of_any_length_are_repeated_as_they_are(tools_api, how):
+    limits = '{"maximum":123456789012345678901234567890,"minimum":0.12345678901234567890123}'
+    tool = f'{{"type":"function","name":"f","parameters":{{"type":"object","properties":{{"a":{limits}}}}}}}'
+    body = b'{"input":"Hi",%s "tools":[%s]}' % (json.dumps(how).encode()[1:-1] + b"," * bool(how), tool.encode())
+    reply = await tools_api().post("/v1/responses", body)
+    assert reply.status == 200 and limits in reply.text
+
+
 async def test_a_call_is_an_item(tools_api):
     api = tools_api(*calling("f", '{"a"', ": 1}"))
     (item,) = (await api.respond(tools=[FUNCTION])).json["output"]
