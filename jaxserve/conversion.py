@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxserve.config import DEFAULT_MODEL, DEFAULT_MODEL_GENERATION, QuantizationChoice
-from jaxserve.engine.weight_form import find_kinds
+from jaxserve.engine.weight_form import find_block_kinds, find_kinds
 from jaxserve.errors import BadConfig
 from jaxserve.layers.param_spec import ParamPath, ParamSpec
 from jaxserve.layers.quant import PackedWeight
@@ -25,7 +25,7 @@ from jaxserve.weights.fetch import ProgressCallback, resolve_model
 from jaxserve.weights.load import check_checkpoint, find_origin, param_name, read_param, release_param
 from jaxserve.weights.orbax import OrbaxCheckpoint, PackedLeaf
 from jaxserve.weights.pending import PendingTensor
-from jaxserve.weights.protocol import Checkpoint, holds_blocks
+from jaxserve.weights.protocol import Checkpoint
 from jaxserve.weights.quantization_methods import without_config
 from jaxserve.weights.quantized import QuantizedCheckpoint
 from jaxserve.weights.source_tensors import list_source_tensors, stored_dtype
@@ -135,7 +135,7 @@ def _choose_targets(
         kinds = find_kinds(checkpoint, params) if is_packed else {}
         quantization = "int8" if kinds else "none"  # each has its own kind
     elif quantization == "blocks":
-        kinds = find_kinds(checkpoint, params) if holds_blocks(checkpoint) else {}
+        kinds = find_block_kinds(checkpoint, params)
         if not kinds:
             raise BadConfig(f"quantization='blocks' keeps those of a .gguf file, and {checkpoint.path.name} has none.")
     shapes = abstract_params(params, dtype or np.float32, quantization, kinds)

@@ -12,7 +12,7 @@ import pytest
 
 REPO = Path(__file__).parent.parent
 SCRIPTS = REPO / "scripts"
-MODULES = ("contenders", "measure", "plot", "report", "rounds")
+MODULES = ("command", "contenders", "measure", "plot", "report", "rounds", "weights")
 NAMES = ["jaxserve float32", "llama.cpp f32", "transformers float32"]
 
 
@@ -129,8 +129,23 @@ def test_the_last_chunk_of_a_prompt_attends_to_all_before_it(peers: dict[str, Mo
 
 def test_the_table_of_contenders_says_what_is_missing(peers: dict[str, ModuleType], tmp_path: Path) -> None:
     everybody = {one.name: one for one in peers["contenders"].contenders(tmp_path, Path("model"))}
+    made = peers["weights"].gguf_path(tmp_path, Path("model"), "q8_0").name
     assert everybody["llama.cpp q8_0"].missing == (
-        "no llama-server and no model.q8_0.gguf; scripts/bench peers --prepare makes them"
+        f"no llama-server and no {made}; scripts/bench peers --prepare makes them"
     )
     assert everybody["vLLM float32"].missing and not everybody["jaxserve float32"].missing
     assert "--no-enable-prefix-caching" in everybody["jaxserve float32"].command
+
+
+def test_no_two_models_share_what_is_made_of_them(peers: dict[str, ModuleType], tmp_path: Path) -> None:
+    sources = [Path("Llama-3.2-1B"), Path("Llama-3.2-3B"), Path("other/Llama-3.2-1B"), Path("Llama-3.2-1B.gguf")]
+    weights = peers["weights"]
+    assert len({weights.hf_path(tmp_path, source) for source in sources}) == len(sources)
+    assert len({weights.gguf_path(tmp_path, source, "f32") for source in sources}) == len(sources)
+    assert weights.hf_path(tmp_path, sources[0]) == weights.hf_path(tmp_path, sources[0].resolve())
+
+
+def test_several_models_have_files_of_their_own(peers: dict[str, ModuleType]) -> None:
+    name_file = peers["command"].name_file
+    assert name_file(Path("a/plot.png"), "org/m", ["org/m"]) == Path("a/plot.png")
+    assert name_file(Path("a/plot.png"), "org/m", ["org/m", "n"]) == Path("a/plot-m.png")

@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gguf import GGMLQuantizationType as Kind
 
+from jaxserve.weights.checkpoint import open_checkpoint
 from scripts.model_checks.forms import FLOAT32, FORMS, Bounds
 from scripts.model_checks.perplexity import TEXT, ExactDistributions, compare_forms, cut_windows
 from scripts.model_checks.reader import Reader, open_reader
 from scripts.model_checks.tokens import Answer, compare_with_transformers
 from tests.models.tiny import write
+from tests.weights import gguf_writer
 
 PROMPT = tuple(b"to be, or not")
 
@@ -74,11 +77,22 @@ def test_float32_is_as_surprised_as_itself(model: Path, exact: ExactDistribution
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
 def test_every_form_differs_and_is_held_to_its_bounds(model: Path, exact: ExactDistributions, form: Any) -> None:
-    if not model.name.endswith(form.suffix):
-        pytest.skip(f"only {form.suffix} files have it")
+    if form.needs_blocks:
+        pytest.skip("the model has no blocks")
     strict = replace(form, bounds=Bounds(2, 1e-9), small_bounds=None)
     result = compare_forms(model, [strict], exact, lambda name, found: None)[form.name]
     assert 0 < result["kl"] < 0.2 and not result["is_good"]
+
+
+@pytest.mark.parametrize(("kind", "names"), [(Kind.F16, []), (Kind.Q8_0, ["blocks"])])
+def test_blocks_are_measured_where_a_file_has_some(
+    model: Path, exact: ExactDistributions, tmp_path: Path, kind: Kind, names: list[str]
+) -> None:
+    checkpoint = open_checkpoint(model)
+    tensors = {name: checkpoint.read(name) for name in checkpoint.tensors}
+    file = gguf_writer.write(tmp_path / "m.gguf", checkpoint.config, tensors, kind=kind)
+    forms = [form for form in FORMS if form.needs_blocks]
+    assert list(compare_forms(file, forms, exact, lambda name, found: None)) == names
 
 
 def test_few_weights_have_bounds_of_their_own() -> None:

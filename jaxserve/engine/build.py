@@ -80,6 +80,7 @@ class LoadedEngine:
     cache_size          The size of the key-value cache.
     description         Facts for the start-up table, in the order to print them.
     task                What the model pools for; None: it generates.
+    roofline            The estimator of the cost of steps; None if the settings ask for none.
     """
 
     engine: Engine
@@ -92,6 +93,7 @@ class LoadedEngine:
     cache_size: CacheSize
     description: dict[str, str]
     task: PoolingTask | None = None
+    roofline: Roofline | None = None
 
 
 def build(
@@ -143,6 +145,7 @@ def build(
         | ({"limits": str(roofline.peak_rates)} if roofline else {})
         | {"programs": describe_programs(num_programs, hits, files)},
         task=model.task,
+        roofline=roofline,
     )
 
 

@@ -28,7 +28,7 @@ from jaxserve.parallel.sharding import shard_bytes
 from jaxserve.weights.checkpoint import open_checkpoint
 from jaxserve.weights.fetch import resolve_model
 from jaxserve.weights.load import check_checkpoint
-from jaxserve.weights.protocol import Checkpoint
+from jaxserve.weights.protocol import Checkpoint, holds_blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +94,7 @@ def open_model(
         on_path(path)
     checkpoint = open_checkpoint(path)
     model_config = merge_overrides(checkpoint.config, config.hf_overrides or {})
-    is_made = checkpoint.path.suffix == ".gguf"
-    config_name = f"config.json, made from {checkpoint.path.name}" if is_made else "config.json"
+    config_name = f"config.json, made from {checkpoint.path.name}" if holds_blocks(checkpoint) else "config.json"
     task = find_task(config, model_config, path)
     with blame_model_files(config_name):
         architecture = _find_architecture(model_config, task)

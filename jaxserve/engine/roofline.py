@@ -11,6 +11,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -112,6 +113,12 @@ class Roofline:
         self._attention = [
             (layers.window, position_bytes(layers), layers.num_layers * layers.flops) for layers in cost.attention
         ]  # window, bytes that a query reads for each position it sees, and operations
+
+    def with_peak_rates(self, peak_rates: PeakRates) -> "Roofline":
+        """Return an estimator of the same costs at other rates."""
+        other = copy(self)
+        other.peak_rates = peak_rates
+        return other
 
     def estimate(self, plan: StepPlan) -> StepCost:
         """Return the cost of a step: the sum over its calls of compiled programs, all chunks in one."""

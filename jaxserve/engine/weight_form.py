@@ -2,7 +2,7 @@
 
 With `auto`, what a quantised checkpoint holds as integers stays so where there are kernels for it. Of the weights only
 scales are rounded, to float16; everything else is plain. What `jaxserve convert` has packed stays as it is. With
-`blocks`, so does what a .gguf file holds in blocks that have products.
+`blocks`, so does what a .gguf file holds in blocks that have products; `auto` keeps these where convert has.
 """
 
 from collections import Counter
@@ -77,7 +77,8 @@ def choose_weight_form(
         return WeightForm("none")
     if not kinds:
         return WeightForm("none", reason="what is packed in the file are not integers in order")
-    quantization: PackedKind = "int4" if "int4" in kinds.values() else "int8"
+    found = set(kinds.values())
+    quantization = "blocks" if found - {"int8", "int4"} else "int4" if "int4" in found else "int8"
     reason = None
     if dtype != np.float32:
         reason = "products of packed weights are computed in float32"
@@ -85,7 +86,7 @@ def choose_weight_form(
         reason = "products of packed weights are slow for want of a C compiler"
     if reason is None:
         try:
-            check_partition(spec, ranks, quantization)
+            check_partition(spec, ranks, quantization, _most_inputs(kinds))
         except BadConfig:
             reason = f"{ranks.size} devices would cut packed blocks"
     if reason is not None:
@@ -96,22 +97,36 @@ def choose_weight_form(
 def _keep_blocks(
     checkpoint: Checkpoint, params: Mapping[ParamPath, ParamSpec], spec: DecoderSpec, ranks: Ranks
 ) -> WeightForm:
-    """Return the form in which the blocks of a .gguf file stay as they are, as far as they have products.
+    """Return the form in which blocks stay as the file has them, as far as they have products.
 
     Raises BadConfig if that is none of them, or if the ranks would cut them.
     """
-    kinds = find_kinds(checkpoint, params) if holds_blocks(checkpoint) else {}
-    if not holds_blocks(checkpoint) or not kinds:
+    kinds = find_block_kinds(checkpoint, params)
+    if not kinds:
         raise BadConfig(
             f"quantization='blocks' keeps those of a .gguf file, from Q2_K to Q8_0 and IQ4, and {checkpoint.path.name} "
             "has none; leave it out, or try int8."
         )
-    check_partition(spec, ranks, "blocks", max(FORMS[kind].inputs for kind in kinds.values()))
+    check_partition(spec, ranks, "blocks", _most_inputs(kinds))
     lost = {path for path, param in params.items() if param.is_packable} - kinds.keys()
-    sources = (each for path in lost for each in find_origin(checkpoint, path, params[path]).sources)
-    types = {checkpoint.type_of(source.name) for source in sources}
-    unpacked = f", of those in {', '.join(sorted(types))} {len(lost)} are unpacked" if lost else ""
+    unpacked = ""
+    if lost and holds_blocks(checkpoint):
+        sources = (each for path in lost for each in find_origin(checkpoint, path, params[path]).sources)
+        types = {checkpoint.type_of(source.name) for source in sources}
+        unpacked = f", of those in {', '.join(sorted(types))} {len(lost)} are unpacked"
     return WeightForm("blocks", kinds, f"the blocks of the file{unpacked}; activations are rounded to int8")
+
+
+def find_block_kinds(checkpoint: Checkpoint, params: Mapping[ParamPath, ParamSpec]) -> dict[ParamPath, PackedKind]:
+    """Return the weights whose blocks a .gguf file has, or `jaxserve convert` has kept; of other checkpoints none."""
+    if isinstance(checkpoint, OrbaxCheckpoint) or holds_blocks(checkpoint):
+        return find_kinds(checkpoint, params)
+    return {}
+
+
+def _most_inputs(kinds: Mapping[ParamPath, PackedKind]) -> int:
+    """Return the inputs of the largest blocks."""
+    return max(FORMS[kind].inputs for kind in kinds.values())
 
 
 def _keep_scales(
@@ -169,7 +184,7 @@ def choose_requested(quantization: Quantization, placement: Placement, dtype: np
     return WeightForm(quantization)
 
 
-def _is_all(kinds: Mapping[ParamPath, PackedKind], params: Mapping[ParamPath, ParamSpec], kind: PackedKind) -> bool:
+def _is_all(kinds: Mapping[ParamPath, PackedKind], params: Mapping[ParamPath, ParamSpec], kind: Quantization) -> bool:
     """Return whether the weights are packed as if the settings had asked for this kind."""
     packable = (path for path, param in params.items() if param.is_packable)
     return all(kinds.get(path) == ("int8" if path[-1] == "table" else kind) for path in packable)
@@ -212,6 +227,5 @@ def describe_weight_form(form: WeightForm) -> str:
     products = "native products" if library.is_usable() else "unpacked in every step, for want of a C compiler"
     if form.kinds is None:
         return f"{form.quantization}{', tables int8' if form.quantization == 'int4' else ''}{reason}, {products}"
-    counts = Counter(form.kinds.values())
-    kinds = ", ".join(f"{kind} in {num}" for kind, num in counts.items()) if len(counts) > 1 else ""
-    return f"{kinds or f'{form.quantization} in {len(form.kinds)}'} matrices{reason}, {products}"
+    kinds = ", ".join(f"{kind} in {num}" for kind, num in Counter(form.kinds.values()).items())
+    return f"{kinds} matrices{reason}, {products}"

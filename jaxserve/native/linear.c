@@ -140,7 +140,7 @@ INLINE Bytes shift_right(Bytes value, int bits) { /* across the bytes of a pair:
   return bits >= 0 ? (Bytes)((Shorts)value >> bits) : (Bytes)((Shorts)value << -bits);
 }
 
-#if !defined(__AVX2__)
+#if !(defined(__AVX512BW__) && LANES == 16) && !(defined(__AVX2__) && LANES == 8)
 static __attribute__((noinline)) void look_up_each(uint8_t* code) {
   for (int i = 0; i < LANES * 4; i++) code[i] = VALUES[code[i]];
 }

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from jaxserve.errors import BadCheckpoint
-from jaxserve.weights.gguf_files import find_only_model
+from jaxserve.weights.gguf_files import describe_missing_parts, find_only_model
 from jaxserve.weights.protocol import Checkpoint
 
 
@@ -34,6 +34,8 @@ def _open_directory(path: Path) -> Checkpoint:
         return orbax.OrbaxCheckpoint(path)
     if (name := find_only_model(file.name for file in ggufs)) is not None:
         return open_checkpoint(path / name)
+    if missing := describe_missing_parts(file.name for file in ggufs):
+        raise BadCheckpoint(f"{path} lacks parts of its .gguf model: {missing}.")
     if ggufs:
         raise BadCheckpoint(f"{path} holds {len(ggufs)} .gguf files; name one of them, for example {ggufs[0]}.")
     if any(path.glob("*.bin")) or any(path.glob("*.pt*")):

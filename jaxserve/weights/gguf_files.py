@@ -17,7 +17,7 @@ _MAX_LISTED = 20
 def list_parts(name: str) -> list[str]:
     """Return the names of all parts of the model that the file is a part of, or that of the file alone."""
     match = _PART.search(name.removesuffix(".gguf"))
-    if match is None:
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
         return [name]
     num = int(match[2])
     return [f"{name[: match.start()]}-{index:05}-of-{num:05}.gguf" for index in range(1, num + 1)]
@@ -27,6 +27,13 @@ def find_only_model(names: Iterable[str]) -> str | None:
     """Return the one file, or the first part of the one model in parts; None if there is none, or another one."""
     names = sorted(names)
     return names[0] if names and names == list_parts(names[0]) else None
+
+
+def describe_missing_parts(names: Iterable[str]) -> str:
+    """Return the names of the parts that are missing, if these are some of one model; else nothing."""
+    names = set(names)
+    parts = list_parts(min(names)) if names else []
+    return _listed(part for part in parts if part not in names) if names <= set(parts) else ""
 
 
 def quant_of_file(name: str) -> str | None:
@@ -44,6 +51,8 @@ def choose_file(model: str, quant: str, names: Iterable[str]) -> str:
     matching = [name for name in names if _has_quant(quant, name)]
     if not matching:
         raise BadConfig(f"The hub model {model} has no .gguf file of {quant}; {describe_choices(model, names)}.")
+    if missing := describe_missing_parts(matching):
+        raise BadConfig(f"The hub model {model} lacks parts of its {quant}: {missing}.")
     found = find_only_model(matching)
     if found is None:
         raise BadConfig(

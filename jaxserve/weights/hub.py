@@ -85,6 +85,8 @@ def _download_single_gguf(model: str, access: _HubAccess) -> Path:
     names = _list_gguf_files(model, access)
     if (name := gguf_files.find_only_model(names)) is not None:
         return _download_parts(model, name, access)
+    if missing := gguf_files.describe_missing_parts(names):
+        raise BadConfig(f"The hub model {model} lacks parts of its .gguf model: {missing}.")
     if names:
         raise BadConfig(
             f"The hub model {model} has {len(names)} .gguf files; {gguf_files.describe_choices(model, names)}."

@@ -93,8 +93,8 @@ class BlockCheckpoint(Checkpoint, Protocol):
 
 
 def holds_blocks(checkpoint: Checkpoint) -> TypeGuard[BlockCheckpoint]:
-    """Return whether the checkpoint is a .gguf file."""
-    return checkpoint.path.suffix == ".gguf"
+    """Return whether the checkpoint is a .gguf file, and no directory that is called so."""
+    return checkpoint.path.suffix == ".gguf" and checkpoint.path.is_file()
 
 
 def holds_leaves(checkpoint: Checkpoint) -> TypeGuard[LeafCheckpoint]:

@@ -26,8 +26,7 @@ from rich.table import Table
 from jaxserve.config import DEFAULT_MODEL, EngineConfig, Quantization
 from jaxserve.engine.build import LoadedEngine, build
 from jaxserve.engine.plan import NO_MASKS, StepPlan
-from jaxserve.engine.roofline import PeakRates, Roofline, measure_peak_rates
-from jaxserve.models.cost import decoder_cost
+from jaxserve.engine.roofline import PeakRates, measure_peak_rates
 from jaxserve.sampling.sampler import SampleMode
 from scripts.benchmarks.host import describe, measure_scheduler
 from scripts.benchmarks.plans import decode_plan, prefill_plan
@@ -53,7 +52,8 @@ def measure(
     dtype = np.dtype(built.description["dtype"])
     packed = cast(Quantization, built.config.quantization)  # what `auto` became
     limits = measure_peak_rates(jax.devices()[0], dtype, probe_s=2.0, quantization=packed)
-    roofline = Roofline(decoder_cost(built.spec), dtype.itemsize, limits, packed)
+    assert built.roofline is not None
+    roofline = built.roofline.with_peak_rates(limits)
     longest = built.config.max_model_len or 0
     cases: list[tuple[str, int, int, int, StepPlan]] = []
     for context in (n for n in contexts if n < longest):
@@ -146,7 +146,10 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--json", type=Path, help="write the numbers here, too")
     parser.add_argument(
-        "--quantization", choices=("none", "int8", "int4", "fp8"), default="none", help="how weights are packed"
+        "--quantization",
+        choices=("none", "int8", "int4", "fp8", "blocks"),
+        default="none",
+        help="how weights are packed",
     )
     parser.add_argument("--batch-invariant", action="store_true", help="measure what batch invariance costs, too")
     arguments = parser.parse_args(words)

@@ -32,14 +32,14 @@ class Form:
     settings       fields of EngineConfig
     bounds         for every model of scripts/fetch_model
     small_bounds   for those with fewer than 100 million weights, which have less to spare; None: the same
-    suffix         the ending of the only files that have this form; empty: any model does
+    needs_blocks   only models whose files have blocks that can be kept have this form
     """
 
     name: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     bounds: Bounds = Bounds(1.0, 0.0)
     small_bounds: Bounds | None = None
-    suffix: str = ""
+    needs_blocks: bool = False
 
     def config(self, model: str) -> EngineConfig:
         """Return the configuration of an engine with a model in this form."""
@@ -54,7 +54,7 @@ FLOAT32 = Form("float32")
 FORMS = (
     Form("int8", {"quantization": "int8"}, Bounds(1.03, 0.03)),
     Form("int4", {"quantization": "int4"}, Bounds(1.35, 0.3), Bounds(1.35, 0.8)),
-    Form("blocks", {"quantization": "blocks"}, Bounds(1.03, 0.03), suffix=".gguf"),
+    Form("blocks", {"quantization": "blocks"}, Bounds(1.03, 0.03), needs_blocks=True),
     Form("kv bfloat16", {"kv_cache_dtype": "bfloat16"}, Bounds(1.01, 0.005)),
     Form("kv int8", {"kv_cache_dtype": "int8"}, Bounds(1.02, 0.01)),
     Form("kv fp8_e4m3", {"kv_cache_dtype": "fp8_e4m3"}, Bounds(1.03, 0.03)),

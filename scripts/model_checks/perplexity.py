@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxserve.engine.weight_form import find_block_kinds
+from jaxserve.models.registry import find_architecture
 from jaxserve.text.tokenizer import Tokenizer
 from jaxserve.weights.checkpoint import open_checkpoint
 from scripts.model_checks.forms import Form
@@ -87,9 +89,9 @@ def compare_forms(
     path: Path, forms: Sequence[Form], exact: ExactDistributions, on_result: Callable[[str, dict[str, Any]], None]
 ) -> dict[str, dict[str, Any]]:
     """Return the numbers of every form that the model can have, each with its bounds; one form in memory at a time."""
-    base, results, num_weights = exact.perplexity, {}, count_weights(path)
+    base, results, num_weights, has_blocks = exact.perplexity, {}, count_weights(path), find_blocks(path)
     for form in forms:
-        if not path.name.endswith(form.suffix):
+        if form.needs_blocks and not has_blocks:
             continue
         found = compare_reader(open_reader(form.config(str(path))), exact)
         ratio = found["perplexity"] / base
@@ -104,6 +106,13 @@ def compare_forms(
 def count_weights(path: Path) -> int:
     """Return the number of weights in a model's files."""
     return sum(math.prod(tensor.shape) for tensor in open_checkpoint(path).tensors.values())
+
+
+def find_blocks(path: Path) -> bool:
+    """Return whether a model's files have blocks that --quantization blocks can keep."""
+    checkpoint = open_checkpoint(path)
+    architecture = find_architecture(checkpoint.config)
+    return bool(find_block_kinds(checkpoint, architecture.params(architecture.spec(checkpoint.config))))
 
 
 def describe_form(name: str, result: dict[str, Any]) -> str:

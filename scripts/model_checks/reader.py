@@ -32,7 +32,8 @@ def open_reader(config: EngineConfig) -> Reader:
     opened = open_model(config, None, None, None)
     weights = load_params(opened.checkpoint, opened.leaves, opened.shapes)
     graphdef, _ = registry.abstract_decoder(opened.spec, opened.dtype)
-    backend = choose_backend(config.attention_backend, opened.placement.platform, opened.dtype)
+    placement = opened.placement
+    backend = choose_backend(config.attention_backend, placement.platform, opened.dtype, placement.device_kind)
     groups = make_groups(opened.architecture.cache(opened.spec))
     if any(group.is_recurrent for group in groups):
         raise ValueError(f"{config.model} has recurrent layers, whose states are no pages; only paged layers are read.")

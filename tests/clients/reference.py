@@ -8,6 +8,7 @@ import json
 import re
 from pathlib import Path
 
+from jaxserve.weights.fetch import resolve_model
 from scripts.benchmarks.peers import weights
 
 NUM_TEXTS = 200
@@ -24,16 +25,19 @@ BATCH_ROWS = 20
 
 
 def write_reference(model: str, cache: Path) -> Path:
-    """A directory with model-hf/, the model in Hugging Face layout in float32, and texts.jsonl, written anew:
-    {"context", "continuation", "loglikelihood" (natural logarithm), "is_greedy"}.
+    """Return a directory with model/, which is in Hugging Face layout in float32, and texts.jsonl, written anew.
+
+    Its lines: {"context", "continuation", "loglikelihood" (natural logarithm), "is_greedy"}.
     """
     home = cache / "reference" / re.sub(r"\W+", "-", model)
     home.mkdir(parents=True, exist_ok=True)
-    weights.write_hf(model, home)
+    directory, link = weights.write_hf(resolve_model(model), home), home / "model"
+    link.unlink(missing_ok=True)
+    link.symlink_to(directory.name)
     pairs = texts(NUM_TEXTS)
     lines = [
         {"context": context, "continuation": continuation, "loglikelihood": value, "is_greedy": is_greedy}
-        for (context, continuation), (value, is_greedy) in zip(pairs, scores(weights.hf_path(home), pairs), strict=True)
+        for (context, continuation), (value, is_greedy) in zip(pairs, scores(directory, pairs), strict=True)
     ]
     (home / "texts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     return home

@@ -1,5 +1,6 @@
 """scripts/try_clients without the clients: its table, what it makes of their programs, and when it installs."""
 
+import json
 import os
 import re
 import subprocess
@@ -11,6 +12,7 @@ from types import ModuleType
 import pytest
 
 from tests.fake_openai import FakeOpenAI
+from tests.models.tiny import write
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 MODULES = ("table", "environment", "run", "reference")
@@ -130,3 +132,20 @@ def test_the_texts_are_short_different_and_cut_before_a_space(clients: dict[str,
     for context, continuation in pairs:
         assert continuation.startswith(" ")
         assert (context, continuation) in reference.LISTS or len((context + continuation).split()) in reference.WORDS
+
+
+def test_the_reference_holds_a_model_and_what_transformers_says_of_texts(
+    clients: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, scored = write(tmp_path / "m", "llama"), []
+
+    def score(directory: Path, pairs: list[tuple[str, str]]) -> list[tuple[float, bool]]:
+        scored.append(directory)
+        return [(-1.5, True)] * len(pairs)
+
+    monkeypatch.setattr(clients["reference"], "scores", score)
+    home, _ = (clients["reference"].write_reference(str(source), tmp_path / "cache") for _ in range(2))
+    assert (home / "model").resolve() == scored[0].resolve() == scored[1].resolve()
+    assert (home / "model" / "tokenizer.json").exists() and (home / "model" / "model.safetensors").exists()
+    lines = [json.loads(line) for line in (home / "texts.jsonl").read_text().splitlines()]
+    assert len(lines) == clients["reference"].NUM_TEXTS and lines[0]["loglikelihood"] == -1.5

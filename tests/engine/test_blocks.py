@@ -3,11 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
+from jaxserve import conversion
 from jaxserve.config import EngineConfig
-from jaxserve.engine.weight_form import choose_weight_form, describe_weight_form
+from jaxserve.engine.weight_form import WeightForm, choose_weight_form, describe_weight_form
 from jaxserve.errors import BadConfig
 from jaxserve.layers.block_forms import PackedKind
 from jaxserve.layers.quant import PackedWeight, unpack_data
@@ -65,13 +67,13 @@ def write(path: Path, config: dict[str, Any], kinds: dict[str, tuple[PackedKind,
 class Model:
     """A file, and what is made of it with `blocks`, or without."""
 
-    def __init__(self, path: Path, **settings: Any) -> None:
+    def __init__(self, path: Path, num_devices: int = 1, **settings: Any) -> None:
         self.checkpoint = open_checkpoint(path)
         architecture = registry.find_architecture(self.checkpoint.config)
         self.spec = architecture.spec(self.checkpoint.config)
         self.params = architecture.params(self.spec)
         config, dtype = EngineConfig(model=str(path), **settings), np.dtype(np.float32)
-        placement = Placement((Device(),))
+        placement = Placement((Device(),) * num_devices)
         self.form = choose_weight_form(config, self.checkpoint, self.params, self.spec, placement, dtype)
 
     def load(self) -> dict:
@@ -111,6 +113,46 @@ def test_the_start_says_what_stays_and_what_does_not(tmp_path):
     text = describe_weight_form(chosen.form)
     assert text.startswith("q6_k in 2, q4_k in 1, q5_0 in 1, iq4_xs in 1 matrices (the blocks of the file, of those in")
     assert "3 are unpacked; activations are rounded to int8), native products" in text
+
+
+@pytest.fixture
+def converted(tmp_path, monkeypatch) -> tuple[Path, Path]:
+    """A file, and the directory that convert writes for it."""
+    monkeypatch.setattr(conversion, "write_tokenizer", lambda model, directory: None)  # the file has none
+    path = write(tmp_path, LLAMA, DENSE)
+    return path, conversion.convert_model(str(path), tmp_path / "to", quantization="blocks").path
+
+
+@pytest.mark.parametrize("settings", [{"quantization": "blocks"}, {}])
+def test_converted_is_served_as_its_file_with_the_same_flags_and_without(converted, settings):
+    path, directory = converted
+    model = Model(directory, **settings)
+    weights, expected = model.load(), Model(path, quantization="blocks").load()
+    assert model.form.quantization == "blocks"
+    assert describe_weight_form(model.form).startswith("q6_k in 2, q4_k in 2, q5_0 in 1, iq4_xs in 1, int8 in 1")
+    assert jax.tree.structure(weights) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, weights, expected)
+
+
+def test_a_directory_may_be_called_as_a_file_is(converted):
+    path, directory = converted
+    plain = conversion.convert_model(str(path), directory.with_name("plain.gguf"), quantization="none").path
+    assert describe_packing(Model(plain).checkpoint) == {}
+    with pytest.raises(BadConfig, match=r"plain\.gguf has none"):
+        Model(plain, quantization="blocks")
+
+
+def test_ranks_that_would_cut_a_converted_block_have_it_unpacked_unless_blocks_are_asked_for(converted):
+    _, directory = converted
+    form = Model(directory, num_devices=2).form
+    assert (form.quantization, form.reason) == ("none", "2 devices would cut packed blocks")
+    with pytest.raises(BadConfig, match="whole blocks of 256"):
+        Model(directory, num_devices=2, quantization="blocks")
+
+
+def test_one_kind_is_named_too():
+    text = describe_weight_form(WeightForm("blocks", {("layers", 0): "q4_k"}))
+    assert text.startswith("q4_k in 1 matrices, ")
 
 
 def test_what_has_no_blocks_is_refused(tmp_path):

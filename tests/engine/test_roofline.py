@@ -72,6 +72,12 @@ def test_a_decode_step_reads_the_weights_once_and_each_rows_positions():
     assert work.roofline_s == max(work.num_bytes, work.flops)
 
 
+def test_other_rates_change_the_time_alone():
+    work, twice = Roofline(cost(), 4, ONE), Roofline(cost(), 4, ONE).with_peak_rates(PeakRates(2.0, 2.0))
+    expected = work.estimate(decode(9))
+    assert twice.estimate(decode(9)) == replace(expected, roofline_s=expected.roofline_s / 2)
+
+
 def test_small_numbers_and_their_scales_are_read_and_weights_as_before():
     work = Roofline(cost(), 4, ONE, page_type=np.dtype("int8")).estimate(decode(9, 19))
     assert work.num_bytes == 4 * (WEIGHTS + HEAD) + 3 * 30 * 2 * 2 * (2 + 4)

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxserve.layers import quant
-from jaxserve.layers.block_forms import BLOCK_SIZE, PackedKind
+from jaxserve.layers.block_forms import BLOCK_SIZE, FORMS, PackedKind
 from jaxserve.native import library
+from tests.weights.block_rows import pack_rows, random_rows, read_rows
 
 KINDS = ("int8", "int4")
 needs_compiler = pytest.mark.skipif(library.find_compiler() is None, reason="no C compiler here")
@@ -180,6 +181,7 @@ class TestKernel:
         kernel = ctypes.CDLL(str(path)).jaxserve_linear
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(kernel), platform="cpu")
         x_TI = jnp.asarray(draw(23, 90)).at[0].set(0)
+        check_blocks(name)
         for kind in KINDS:
             weight_OI = draw(40, 90) * np.logspace(-8, 3, 40, dtype=np.float32)[:, None]  # scales below the normal, too
             weight = pack(weight_OI, kind)
@@ -188,10 +190,32 @@ class TestKernel:
             (plain,) = products(x_TI, weight)
             assert (np.abs(y_TO - plain) <= 1e-5 * np.abs(plain).max(0)).all()
 
+    @pytest.mark.skipif(platform.machine() != "x86_64", reason="flags of another processor")
+    def test_a_processor_with_only_the_first_instructions_of_avx_512_has_a_way(self):
+        flags = ["-std=gnu11", "-march=x86-64-v3", "-mavx512f", "-Werror=implicit-function-declaration"]
+        source = str(library.Path(library.__file__).parent / "linear.c")
+        how = [*library.find_compiler(), *flags, "-fsyntax-only", f"-I{jax.ffi.include_dir()}", source]
+        subprocess.run(how, check=True, capture_output=True, timeout=120)
+
     def test_weights_that_do_not_fit_are_refused(self):
         weight = pack(draw(32, 64), "int8", native=True)
         with pytest.raises(Exception, match="does not fit"):
             products(jnp.zeros((1, 128)), weight)
+
+
+def check_blocks(name: str) -> None:
+    """Compare a kernel's products of every kind of blocks with those of the values that a file means."""
+    x_TI, kinds = draw(5, 256), tuple(FORMS)
+    rounded = np.asarray(quant.round_activations(jnp.asarray(x_TI)))
+    for some in (kinds[:6], kinds[6:]):
+        rows = [random_rows(kind, 20, 256, seed=1) for kind in some]
+        weights = [pack_rows(kind, each) for kind, each in zip(some, rows, strict=True)]
+        call = jax.ffi.ffi_call(name, (jax.ShapeDtypeStruct((5, 20), jnp.float32),) * len(some))
+        outputs = call(x_TI, *(weight.data for weight in weights), forms=quant.form_attribute(weights))
+        for kind, y_TO, each in zip(some, outputs, rows, strict=True):
+            value_IO = read_rows(kind, each).T
+            least = np.abs(rounded).sum(-1, keepdims=True) * 2  # codes and minima are added apart
+            assert (np.abs(y_TO - rounded @ value_IO) <= 2e-6 * (np.abs(rounded) @ np.abs(value_IO) + least)).all()
 
 
 ON_CORES = """

@@ -1,10 +1,12 @@
 """Random rows of blocks as GGUF files hold them, of every type that has a packed form."""
 
 import gguf
+import jax.numpy as jnp
 import numpy as np
 
+from jaxserve.layers import quant
 from jaxserve.layers.block_forms import PackedKind
-from jaxserve.weights.gguf_blocks import BLOCK_TYPES
+from jaxserve.weights.gguf_blocks import BLOCK_TYPES, split_blocks
 
 FLOATS: dict[PackedKind, tuple[int, ...]] = {
     **{kind: (0,) for kind in ("int8", "q4_0", "q5_0", "iq4_nl", "iq4_xs")},
@@ -23,6 +25,15 @@ def random_rows(kind: PackedKind, width_out: int, width_in: int, *, seed: int = 
         number = rng.normal(size=(*block.shape[:2], 1)) * scale
         block[..., start : start + 2] = number.astype(np.float16).view(np.uint8)
     return block.reshape(width_out, -1)
+
+
+def pack_rows(kind: PackedKind, rows: np.ndarray, native: bool = False) -> quant.PackedWeight:
+    """Return the packed weight [in, out] that holds the blocks of rows."""
+    values, size = gguf.GGML_QUANT_SIZES[BLOCK_TYPES[kind]]
+    announced = quant.abstract_packed(kind, rows.shape[1] // size * values, len(rows), native)
+    data = np.full(announced.data.shape, 77, np.uint8)
+    quant.pack_blocks(split_blocks(rows, kind), data)
+    return quant.PackedWeight(jnp.asarray(data), kind, announced.width_in, announced.width_out, native)
 
 
 def read_rows(kind: PackedKind, rows: np.ndarray) -> np.ndarray:

@@ -11,21 +11,13 @@ import pytest
 from jaxserve.layers import quant
 from jaxserve.layers.block_forms import BLOCK_SIZE, FORMS, PackedKind
 from jaxserve.native import library
-from jaxserve.weights.gguf_blocks import BLOCK_TYPES, split_blocks
-from tests.weights.block_rows import random_rows, read_rows
+from jaxserve.weights.gguf_blocks import BLOCK_TYPES
+from tests.weights.block_rows import pack_rows, random_rows, read_rows
 
 needs_compiler = pytest.mark.skipif(library.find_compiler() is None, reason="no C compiler here")
 KINDS: tuple[PackedKind, ...] = tuple(BLOCK_TYPES)
 WIDTH_IN = 512  # whole blocks of every kind
 products, unpacked, columns = (jax.jit(f) for f in (quant.packed_matmul, quant.unpack, quant.embedding_rows))
-
-
-def pack(kind: PackedKind, rows: np.ndarray, native: bool = False) -> quant.PackedWeight:
-    values, size = gguf.GGML_QUANT_SIZES[BLOCK_TYPES[kind]]
-    announced = quant.abstract_packed(kind, rows.shape[1] // size * values, len(rows), native)
-    data = np.full(announced.data.shape, 77, np.uint8)
-    quant.pack_blocks(split_blocks(rows, kind), data)
-    return quant.PackedWeight(jnp.asarray(data), kind, announced.width_in, announced.width_out, native)
 
 
 def draw(*shape: int) -> np.ndarray:
@@ -36,7 +28,7 @@ def draw(*shape: int) -> np.ndarray:
 def test_values_are_those_of_the_file(kind, monkeypatch):
     monkeypatch.setattr("jaxserve.weights.gguf_blocks.SLAB_VALUES", 8 * WIDTH_IN)
     rows = random_rows(kind, 37, WIDTH_IN)
-    weight, expected_OI = pack(kind, rows), read_rows(kind, rows)
+    weight, expected_OI = pack_rows(kind, rows), read_rows(kind, rows)
     np.testing.assert_array_equal(np.asarray(unpacked(weight)).T, expected_OI)
     np.testing.assert_array_equal(quant.unpack_data(np.asarray(weight.data), kind)[:37], expected_OI)
     index_T = np.array([36, 0, 17, 17, 99])
@@ -48,7 +40,7 @@ def test_a_form_takes_little_more_than_its_blocks_in_the_file(kind):
     values, size = gguf.GGML_QUANT_SIZES[BLOCK_TYPES[kind]]
     assert FORMS[kind].inputs == values
     assert size <= FORMS[kind].output_bytes <= size + 20  # factors of less than 8 bits have 8
-    assert pack(kind, random_rows(kind, 32, WIDTH_IN)).data.nbytes == quant.bytes_per_weight(kind) * 32 * WIDTH_IN
+    assert pack_rows(kind, random_rows(kind, 32, WIDTH_IN)).data.nbytes == quant.bytes_per_weight(kind) * 32 * WIDTH_IN
 
 
 @jax.jit
@@ -62,7 +54,7 @@ class TestKernel:
     def test_products_of_a_row_are_those_of_the_files_values_in_any_number_of_rows(self):
         """But for half a step of each activation, times the weight. A row's bits are its own."""
         rows: dict[PackedKind, np.ndarray] = {kind: random_rows(kind, 40 + i, WIDTH_IN) for i, kind in enumerate(KINDS)}
-        weights = [pack(kind, each, native=True) for kind, each in rows.items()]
+        weights = [pack_rows(kind, each, native=True) for kind, each in rows.items()]
         values = [read_rows(kind, each).T.astype(np.float64) for kind, each in rows.items()]
         x_TI = draw(33, WIDTH_IN)
         step_TI = np.repeat(np.abs(x_TI).reshape(33, -1, BLOCK_SIZE).max(-1) / 254, BLOCK_SIZE, axis=1)
@@ -78,7 +70,7 @@ class TestKernel:
 
     @pytest.mark.parametrize(("width_in", "width_out", "num_rows"), [(256, 1, 1), (512, 16, 3), (1024, 37, 18)])
     def test_the_kernel_is_the_plain_product_within_float32(self, width_in, width_out, num_rows):
-        weights = [pack(kind, random_rows(kind, width_out, width_in, seed=1), native=True) for kind in KINDS]
+        weights = [pack_rows(kind, random_rows(kind, width_out, width_in, seed=1), native=True) for kind in KINDS]
         x_TI = jnp.asarray(draw(num_rows, width_in))
         native = all_products(x_TI, weights)
         plain = all_products(x_TI, [replace(weight, native=False) for weight in weights])
@@ -91,7 +83,9 @@ class TestKernel:
     def test_weights_of_several_kinds_share_a_call(self):
         x_TI = jnp.asarray(draw(5, WIDTH_IN))
         for kinds in (KINDS[:6], KINDS[6:]):
-            weights = [pack(kind, random_rows(kind, 20 + i, WIDTH_IN), native=True) for i, kind in enumerate(kinds)]
+            weights = [
+                pack_rows(kind, random_rows(kind, 20 + i, WIDTH_IN), native=True) for i, kind in enumerate(kinds)
+            ]
             for together, weight in zip(products(x_TI, *weights), weights, strict=True):
                 np.testing.assert_array_equal(together, products(x_TI, weight)[0])
 
@@ -99,7 +93,7 @@ class TestKernel:
         x_SI, count_E = jnp.asarray(draw(9, WIDTH_IN)), jnp.asarray([4, 0, 5], jnp.int32)
         kinds: tuple[PackedKind, ...] = ("q4_k", "q6_k")
         stacks = [
-            [pack(kind, random_rows(kind, 20, WIDTH_IN, seed=e), native=True) for e in range(3)] for kind in kinds
+            [pack_rows(kind, random_rows(kind, 20, WIDTH_IN, seed=e), native=True) for e in range(3)] for kind in kinds
         ]
         stacked = [quant.PackedWeight(jnp.stack([w.data for w in s]), s[0].kind, WIDTH_IN, 20, True) for s in stacks]
         for y_SO, stack in zip(quant.packed_expert_matmul(x_SI, count_E, *stacked), stacks, strict=True):
@@ -107,6 +101,6 @@ class TestKernel:
             np.testing.assert_array_equal(y_SO[4:], products(x_SI[4:], stack[2])[0])
 
     def test_a_weight_of_another_form_is_refused(self):
-        weight = pack("q4_k", random_rows("q4_k", 20, WIDTH_IN), native=True)
+        weight = pack_rows("q4_k", random_rows("q4_k", 20, WIDTH_IN), native=True)
         with pytest.raises(Exception, match="does not fit"):
             products(jnp.zeros((1, WIDTH_IN)), quant.PackedWeight(weight.data, "q5_k", WIDTH_IN, 20, True))

@@ -3,7 +3,14 @@
 import pytest
 
 from jaxserve.errors import BadConfig
-from jaxserve.weights.gguf_files import choose_file, find_only_model, list_parts, quant_of_file
+from jaxserve.weights.gguf_files import (
+    choose_file,
+    describe_choices,
+    describe_missing_parts,
+    find_only_model,
+    list_parts,
+    quant_of_file,
+)
 
 NAMES = {
     "Model-Q4_K_M.gguf": "Q4_K_M",
@@ -42,13 +49,27 @@ def test_of_a_model_in_parts_the_first_is_found():
     assert find_only_model(["a.gguf"]) == "a.gguf"
 
 
+def test_parts_that_are_missing_are_named():
+    parts = [f"m-0000{index}-of-00003.gguf" for index in (1, 2, 3)]
+    assert describe_missing_parts(parts[1:]) == parts[0]
+    assert describe_missing_parts(parts[:1]) == f"{parts[1]}, {parts[2]}"
+    for names in (parts, [], ["a.gguf"], [parts[0], "a.gguf"]):
+        assert describe_missing_parts(names) == ""
+
+
+@pytest.mark.parametrize("name", ["m-00001-of-00000.gguf", "m-00000-of-00002.gguf", "m-00003-of-00002.gguf"])
+def test_numbers_that_count_no_parts_are_part_of_a_name(name):
+    assert list_parts(name) == [name]
+    assert describe_choices("o/n", [name]) == f"name one of them: o/n/{name}"
+
+
 @pytest.mark.parametrize(
     ("quant", "names", "reason"),
     [
         ("Q6_K", ["M-Q4_K_M.gguf", "M-Q8_0.gguf"], "no .gguf file of Q6_K; choose one of them: o/n:Q4_K_M, o/n:Q8_0"),
         ("Q6_K", ["a.gguf", "M-Q8_0.gguf"], "name one of them: o/n/M-Q8_0.gguf, o/n/a.gguf"),
         ("Q8_0", ["a-Q8_0.gguf", "b-Q8_0.gguf"], "2 .gguf files of Q8_0; name one of them: o/n/a-Q8_0.gguf"),
-        ("Q8_0", ["M-Q8_0-00001-of-00002.gguf", "M-Q4_0.gguf"], "1 .gguf files of Q8_0; name one of them"),
+        ("Q8_0", ["M-Q8_0-00001-of-00002.gguf", "M-Q4_0.gguf"], "lacks parts of its Q8_0: M-Q8_0-00002-of-00002.gguf."),
         ("4_K_M", ["M-Q4_K_M.gguf"], "no .gguf file of 4_K_M"),
         ("F16", ["mmproj-F16.gguf", "M-Q8_0.gguf"], "no .gguf file of F16"),
         ("F16", [], "has no .gguf files"),

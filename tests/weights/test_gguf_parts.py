@@ -34,6 +34,8 @@ def test_a_part_that_is_missing_is_named(parts):
     parts[1].unlink()
     with pytest.raises(BadCheckpoint, match=rf"{parts[1].name} is missing"):
         open_checkpoint(parts[0])
+    with pytest.raises(BadCheckpoint, match=rf"lacks parts of its \.gguf model: {parts[1].name}\."):
+        open_checkpoint(parts[0].parent)
 
 
 def test_another_part_than_the_first_is_refused_with_the_first(parts):

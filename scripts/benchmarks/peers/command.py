@@ -56,7 +56,12 @@ def main(words: Sequence[str]) -> int:
         metavar="FILE",
         help="write the results here, with several models to FILE-MODEL; default: in the cache",
     )
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw tokens/s against concurrency as a PNG here")
+    parser.add_argument(
+        "--plot",
+        type=Path,
+        metavar="FILE",
+        help="draw tokens/s against concurrency as a PNG here, with several models as FILE-MODEL",
+    )
     arguments = parser.parse_args(words)
     if arguments.prepare:
         return prepare(arguments)
@@ -103,7 +108,8 @@ def measure(arguments: argparse.Namespace) -> int:
     results: Path = arguments.json or arguments.cache / "peers.json"
     is_measured = True
     for model in arguments.model:
-        file = results if len(arguments.model) == 1 else results.with_stem(f"{results.stem}-{Path(model).name}")
+        file = name_file(results, model, arguments.model)
+        plot = arguments.plot and name_file(arguments.plot, model, arguments.model)
         found = race(
             wanted(arguments, model_gallery.find(model)),
             loads,
@@ -113,8 +119,13 @@ def measure(arguments: argparse.Namespace) -> int:
             results=file,
             within_s=60 * arguments.minutes / len(arguments.model),
         )
-        is_measured = is_measured and bool(found["turns"]) and show(file, arguments.plot) == 0
+        is_measured = is_measured and bool(found["turns"]) and show(file, plot) == 0
     return 0 if is_measured else 1
+
+
+def name_file(file: Path, model: str, models: Sequence[str]) -> Path:
+    """Return the file of one of several models, FILE-MODEL, or of the only one."""
+    return file if len(models) == 1 else file.with_stem(f"{file.stem}-{Path(model).name}")
 
 
 def show(results: Path, plot: Path | None) -> int:

@@ -7,6 +7,7 @@ the same blocks by the same arithmetic.
 import json
 import shutil
 import subprocess
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,17 @@ NUM_THREADS = "2"
 
 def gguf_path(cache: Path, source: Path, kind: str) -> Path:
     """Return where the file of this kind stands that is made from a model."""
-    return cache / f"{source.stem}.{kind}.gguf"
+    return cache / f"{_name(source)}.{kind}.gguf"
 
 
 def hf_path(cache: Path, source: Path) -> Path:
     """Return the directory in Hugging Face layout that is made from a model."""
-    return cache / f"{source.stem}.hf"
+    return cache / f"{_name(source)}.hf"
+
+
+def _name(source: Path) -> str:
+    """Return a name that no other model has: names of models may differ behind a dot, and those of files in folders."""
+    return f"{source.name}-{sha256(str(source.resolve()).encode()).hexdigest()[:8]}"
 
 
 def write_hf(source: Path, cache: Path) -> Path:

@@ -1,6 +1,6 @@
 """lm-eval: local-completions with prompts of token ids, and local-chat-completions, on the texts of a directory.
 
-Started with a third word: the directory that holds model-hf/ and texts.jsonl with transformers' log-likelihoods.
+Started with a third word: the directory that holds model/ and texts.jsonl with transformers' log-likelihoods.
 """
 
 import json
@@ -28,7 +28,7 @@ def evaluated(model, path, task, *words):
         "num_concurrent": 4,
         "max_retries": 1,
         "tokenizer_backend": "huggingface",
-        "tokenizer": REFERENCE / "model-hf",
+        "tokenizer": REFERENCE / "model",
         "tokenized_requests": model == "local-completions",  # prompts are lists of token ids
     }
     listed = ",".join(f"{name}={value}" for name, value in given.items())
