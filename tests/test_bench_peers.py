@@ -12,7 +12,7 @@ import pytest
 
 REPO = Path(__file__).parent.parent
 SCRIPTS = REPO / "scripts"
-MODULES = ("command", "contenders", "measure", "plot", "report", "rounds", "weights")
+MODULES = ("command", "contenders", "measure", "plot", "prepare", "report", "rounds", "weights")
 NAMES = ["jaxserve float32", "llama.cpp f32", "transformers float32"]
 
 
@@ -149,3 +149,32 @@ def test_several_models_have_files_of_their_own(peers: dict[str, ModuleType]) ->
     name_file = peers["command"].name_file
     assert name_file(Path("a/plot.png"), "org/m", ["org/m"]) == Path("a/plot.png")
     assert name_file(Path("a/plot.png"), "org/m", ["org/m", "n"]) == Path("a/plot-m.png")
+
+
+def test_everybody_is_started_in_the_precision_of_the_name(peers: dict[str, ModuleType], tmp_path: Path) -> None:
+    everybody = {one.name: one.command for one in peers["contenders"].contenders(tmp_path, Path("model.gguf"))}
+    assert everybody["jaxserve float32"][-2:] == ("--quantization", "none")
+    for dtype in ("float32", "bfloat16"):
+        command = everybody[f"vLLM {dtype}"]
+        assert command[command.index("--dtype") + 1] == dtype
+
+
+@pytest.mark.parametrize("ends_at_once", [True, False])
+def test_llama_cpp_is_built_without_amx_where_it_ends_at_once_with_it(
+    peers: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends_at_once: bool
+) -> None:
+    prepare = peers["prepare"]
+    (tmp_path / "llama.cpp-source" / "tree" / "vendor" / "llama.cpp").mkdir(parents=True)
+
+    def run(*words: str | Path) -> None:
+        if "-B" in words:
+            build = Path(words[words.index("-B") + 1])
+            (build / "bin").mkdir(parents=True)
+            (build / "flags").write_text(" ".join(map(str, words)))
+        if ends_at_once and str(words[0]) == str(tmp_path / "llama.cpp-build" / "bin" / "llama-bench"):
+            raise subprocess.CalledProcessError(-4, list(map(str, words)))
+
+    monkeypatch.setattr(prepare, "_run", run)
+    monkeypatch.setattr(prepare, "has_feature", lambda name: name == "amx_tile")
+    assert not prepare.prepare_peers(tmp_path, Path("m.gguf"), {"llama.cpp file"}, None, None)
+    assert ("-mno-amx-int8" in (tmp_path / "llama.cpp" / "flags").read_text()) == ends_at_once

@@ -29,7 +29,7 @@ LEVELS = (
             "prompt_input",
             "private_files",
         ),
-        *("model_files", "new_directory", "pooling_params"),
+        *("model_files", "new_directory", "pooling_params", "processor"),
     ),
     ("faults",),
     ("parallel", "native", "generation_defaults", "workers", "admission", "router", "fair_threads"),

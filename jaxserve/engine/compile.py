@@ -22,6 +22,7 @@ from jaxserve.config import cache_dir
 from jaxserve.engine.programs import Program, ProgramStore
 from jaxserve.errors import BadConfig
 from jaxserve.private_files import OTHERS_MAY_WRITE, NotPrivate, make_private_directory
+from jaxserve.processor import read_processor
 
 log = logging.getLogger(__name__)
 
@@ -59,21 +60,6 @@ def machine_key() -> str:
     """
     kind = sha256("\n".join([platform.machine(), *read_processor()]).encode()).hexdigest()[:12]
     return f"jax-{jax.__version__}-{jax.default_backend()}-{kind}"
-
-
-def read_processor() -> tuple[str, str]:
-    """Return the kind of this processor and the names of its features, both in words."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or "unknown", ""
-    facts: dict[str, str] = {}
-    for line in lines:  # all processors of a machine are taken to be alike
-        name, _, value = line.partition(":")
-        facts.setdefault(name.strip(), value.strip())
-    names = ("model name", "cpu family", "model", "CPU implementer", "CPU part")
-    kind = ", ".join(f"{name} {facts[name]}" for name in names if name in facts)
-    return kind or "unknown", facts.get("flags") or facts.get("Features", "")
 
 
 class CompileCounter:

@@ -8,10 +8,10 @@ from importlib.metadata import PackageNotFoundError, version
 import jax
 
 from jaxserve.engine.built_programs import FEATURES
-from jaxserve.engine.compile import read_processor
 from jaxserve.engine.programs import ENV_FLAGS, hash_sources
 from jaxserve.parallel.placement import Placement
 from jaxserve.parallel.targets import NO_AUTOTUNING
+from jaxserve.processor import read_processor
 
 COMPILERS = {"tpu": ("libtpu",), "gpu": ("jax-cuda13-pjrt", "jax-cuda12-pjrt")}  # packages, by JAX platform
 

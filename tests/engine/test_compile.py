@@ -7,10 +7,11 @@ import pytest
 from jax import jit
 
 from jaxserve.engine import compile
-from jaxserve.engine.compile import machine_key, read_processor, use_compilation_cache
+from jaxserve.engine.compile import machine_key, use_compilation_cache
 from jaxserve.engine.program_files import CacheFiles
 from jaxserve.engine.programs import ProgramStore
 from jaxserve.errors import BadConfig
+from jaxserve.processor import has_feature, read_processor
 
 
 @pytest.fixture(autouse=True)
@@ -95,6 +96,7 @@ def test_the_directory_is_named_by_the_processor_that_built_programs_are_compare
     monkeypatch.undo()
     monkeypatch.setattr(compile.Path, "read_text", lambda *_: CPUINFO.format(**MACHINE))
     assert read_processor() == ("model name A", "avx2 fma")
+    assert has_feature("fma") and not has_feature("avx")
 
 
 def test_the_speed_of_the_moment_is_not_part_of_the_machine(monkeypatch):

@@ -1,6 +1,6 @@
 """Who runs in scripts/bench peers, and by which command. A further variant of ours is one line of OURS.
 
-Everybody gets two threads, float32 unless the name says otherwise, room for 32 streams of 256 tokens, and no prefix
+Everybody gets two threads, the precision that the name says, room for 32 streams of 256 tokens, and no prefix
 cache: prompts differ, but all begin with the chat template's words, which nobody shall find again. "llama.cpp file"
 reads the very .gguf file that ours read.
 """
@@ -20,7 +20,7 @@ VLLM_VERSIONS = "from importlib.metadata import version as v; print(v('vllm') + 
 
 # name → flags of `jaxserve serve`; the first one is what peers are compared with in the same precision
 OURS = {
-    "jaxserve float32": ["--dtype", "float32"],
+    "jaxserve float32": ["--dtype", "float32", "--quantization", "none"],
     "jaxserve int8": ["--dtype", "float32", "--quantization", "int8"],
     "jaxserve int4": ["--dtype", "float32", "--quantization", "int4"],
     "jaxserve blocks": ["--dtype", "float32", "--quantization", "blocks"],
@@ -61,7 +61,8 @@ def contenders(cache: Path, source: Path) -> list[Contender]:
     ours = [_jaxserve(name, flags, str(source)) for name, flags in OURS.items()]
     files = {kind: weights.gguf_path(cache, source, kind) for kind in weights.GGUF_KINDS}
     llama = [_llama_cpp(kind, cache, file) for kind, file in {**files, "file": source}.items()]
-    return [*ours, *llama, _vllm(cache, source), _transformers(str(source))]
+    vllm = [_vllm(dtype, cache, source) for dtype in ("float32", "bfloat16")]
+    return [*ours, *llama, *vllm, _transformers(str(source))]
 
 
 def _jaxserve(name: str, flags: list[str], model: str) -> Contender:
@@ -98,9 +99,9 @@ def vllm_venv(cache: Path) -> Path:
     return cache / "vllm"
 
 
-def _vllm(cache: Path, source: Path) -> Contender:
+def _vllm(dtype: str, cache: Path, source: Path) -> Contender:
     program, model = vllm_venv(cache) / "bin" / "vllm", weights.hf_path(cache, source)
-    serve = [program, "serve", model, "--host", "127.0.0.1", "--port", "{port}", "--dtype", "float32"]
+    serve = [program, "serve", model, "--host", "127.0.0.1", "--port", "{port}", "--dtype", dtype]
     serve += ["--max-model-len", "8192", "--max-num-seqs", "64", "--no-enable-prefix-caching"]
     environment = {
         "LD_PRELOAD": ":".join(map(str, _preloads(cache))),
@@ -111,7 +112,7 @@ def _vllm(cache: Path, source: Path) -> Contender:
         "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
     }
     return Contender(
-        "vLLM float32",
+        f"vLLM {dtype}",
         tuple(map(str, serve)),
         environment,
         chunk_tokens=2048,

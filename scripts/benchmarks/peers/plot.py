@@ -6,7 +6,7 @@ from typing import Any
 
 from scripts.benchmarks.peers.report import OUTPUT, names, serving, values
 
-# Ours in one colour, peers in others; the same name always has the same colour. Solid: float32, dashed: 8 bits.
+# Ours in one colour, peers in others; the same name always has the same colour. Solid: float32, dashed: fewer bits.
 COLOURS = {"jaxserve": "#c2410c", "llama.cpp": "#1d4ed8", "vLLM": "#047857", "transformers": "#6b7280"}
 LEAST_GAP = 0.045  # of the axis' height, between two labels
 
@@ -26,7 +26,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
         middles = [statistics.median(one) for one in by_load]
         below = [middle - min(one) for middle, one in zip(middles, by_load, strict=True)]
         above = [max(one) - middle for middle, one in zip(middles, by_load, strict=True)]
-        ours, packed = name.startswith("jaxserve"), name.endswith(("int8", "q8_0"))
+        ours, packed = name.startswith("jaxserve"), not name.endswith(("float32", "f32"))
         colour = COLOURS.get(name.split()[0], "#111827")
         axes.errorbar(
             range(len(concurrency)),

@@ -8,10 +8,12 @@ import tarfile
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from jaxserve.processor import has_feature
 from scripts.benchmarks.peers import weights
 from scripts.benchmarks.peers.contenders import THREADS, llama_cpp_bin, vllm_venv
 
 LLAMA_CPP = "llama-cpp-python==0.3.36"  # vendors llama.cpp with its server
+WITHOUT_AMX = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"  # stronger than -march=native, wherever that stands
 LLAMA_CPP_TARGETS = ("llama-server", "llama-quantize", "llama-bench")
 VLLM_VERSION = "0.32.0"
 # From the package index these come built for CUDA and refuse the CPU's torch; a text model needs none of them.
@@ -33,7 +35,7 @@ def prepare_peers(
     steps: dict[str, Callable[[], object]] = {}
     if any(name.startswith("llama.cpp") for name in wanted):
         steps["llama.cpp"] = lambda: (
-            _build_llama_cpp(cache) if llama_cpp is None else _link(cache / "llama.cpp", llama_cpp)
+            _build_llama_cpp(cache, source) if llama_cpp is None else _link(cache / "llama.cpp", llama_cpp)
         )
     if has_vllm:
         steps["vLLM"] = lambda: _install_vllm(vllm_venv(cache)) if vllm is None else _link(vllm_venv(cache), vllm)
@@ -59,11 +61,11 @@ def _link(link: Path, directory: Path) -> None:
     link.symlink_to(directory.resolve(strict=True))
 
 
-def _build_llama_cpp(cache: Path) -> None:
-    """About 20 minutes on two cores."""
+def _build_llama_cpp(cache: Path, model: Path) -> None:
+    """About 20 minutes on two cores; twice that where a build with AMX ends at once, and one without is made."""
     if llama_cpp_bin(cache).exists():
         return
-    source, build = cache / "llama.cpp-source", cache / "llama.cpp-build"
+    source = cache / "llama.cpp-source"
     source.mkdir(exist_ok=True)
     package = LLAMA_CPP.partition("==")[0]  # not ":all:", which builds the tools of the build, too, cmake among them
     _run(sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", package, "-d", source, LLAMA_CPP)
@@ -71,9 +73,27 @@ def _build_llama_cpp(cache: Path) -> None:
         with tarfile.open(archive) as packed:
             packed.extractall(source, filter="data")
     (tree,) = source.glob("*/vendor/llama.cpp")
-    _run("cmake", "-S", tree, "-B", build, "-DCMAKE_BUILD_TYPE=Release")
-    _run("cmake", "--build", build, "--parallel", THREADS, "--target", *LLAMA_CPP_TARGETS)
+    build = _compile_llama_cpp(tree, cache / "llama.cpp-build")
+    if has_feature("amx_tile") and not _computes(build, model):
+        print("bench peers: llama.cpp ends at once with AMX; it is built without", file=sys.stderr)
+        flags = [f"-DCMAKE_{language}_FLAGS={WITHOUT_AMX}" for language in ("C", "CXX")]
+        build = _compile_llama_cpp(tree, cache / "llama.cpp-build-without-amx", *flags)
     _link(cache / "llama.cpp", build)
+
+
+def _compile_llama_cpp(tree: Path, build: Path, *flags: str) -> Path:
+    _run("cmake", "-S", tree, "-B", build, "-DCMAKE_BUILD_TYPE=Release", *flags)
+    _run("cmake", "--build", build, "--parallel", THREADS, "--target", *LLAMA_CPP_TARGETS)
+    return build
+
+
+def _computes(build: Path, model: Path) -> bool:
+    """Return whether llama-bench survives a prompt and a token."""
+    try:
+        _run(build / "bin" / "llama-bench", "-m", model, "-t", THREADS, "-p", "64", "-n", "1", "-r", "1")
+    except subprocess.CalledProcessError:
+        return False
+    return True
 
 
 def _install_vllm(venv: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 
+from jaxserve.processor import has_feature, read_processor
 from scripts.benchmarks.client import Failed
 from scripts.benchmarks.peers.contenders import REPO, Contender
 from scripts.benchmarks.peers.measure import Loads, Prompts, second_opinion, turn
@@ -99,19 +100,15 @@ def say(words: str) -> None:
     print(f"bench peers: {words}", file=sys.stderr, flush=True)
 
 
+VECTORS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile")
+
+
 def machine() -> dict[str, Any]:
     """Describe this machine for readers of the results."""
-    cpu = "unknown"
-    flags: set[str] = set()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        lines = dict(line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
-        fields = {name.strip(): value.strip() for name, value in lines.items()}
-        cpu, flags = fields.get("model name", cpu), set(fields.get("flags", "").split())
     return {
-        "cpu": cpu,
+        "cpu": read_processor()[0],
         "cores": os.cpu_count(),
-        "vectors": [name for name in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile") if name in flags],
+        "vectors": [name for name in VECTORS if has_feature(name)],
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "system": platform.platform(),
         "python": platform.python_version(),
