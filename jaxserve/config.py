@@ -108,11 +108,11 @@ class EngineConfig:
     )
     quantization: QuantizationChoice = option(
         "auto",
-        "Weights are packed as int8, as fp8, or as int4 with the token embeddings in int8; auto packs only integers of"
-        " a quantised checkpoint, on a CPU and with their own codes. CPUs have int8 and int4 in blocks, compute in"
-        " float32 and round activations to int8 inside every product; GPUs and TPUs have all three, with"
-        " a scale for each output or group of inputs. blocks keeps those of a .gguf file as they are, on a CPU, where"
-        " their products round activations to int8, too.",
+        "Weights are packed as int8, as fp8, or as int4 with the token embeddings in int8; none unpacks everything;"
+        " auto keeps what a quantised checkpoint or a .gguf file has packed, with its own codes, where the device"
+        " multiplies it, and unpacks the rest. CPUs have int8, int4 and blocks, those of a .gguf file as they are,"
+        " compute in float32 and round activations to int8 inside every product; GPUs and TPUs have int8, fp8 and int4,"
+        " with a scale for each output or group of inputs.",
     )
     tensor_parallel_size: int = option(
         1,

@@ -13,6 +13,7 @@ import numpy as np
 from jaxserve.config import DEFAULT_MODEL, DEFAULT_MODEL_GENERATION, QuantizationChoice
 from jaxserve.engine.weight_form import find_block_kinds, find_kinds
 from jaxserve.errors import BadConfig
+from jaxserve.layers.block_forms import PackedKind
 from jaxserve.layers.param_spec import ParamPath, ParamSpec
 from jaxserve.layers.quant import PackedWeight
 from jaxserve.model_files import blame_model_files
@@ -70,8 +71,8 @@ def convert_model(
     destination    a directory that does not exist yet or is empty
     format         orbax: leaves as the network uses them, packed or not; safetensors: tensors as Hugging Face has
                    them, never packed. By default orbax, or safetensors if the destination's name ends so.
-    quantization   int8 and int4 pack; auto keeps the codes of a quantised checkpoint; none unpacks; blocks keeps
-                   those of a .gguf file
+    quantization   int8 and int4 pack; auto keeps the codes of a quantised checkpoint and, unless dtype is bfloat16,
+                   the blocks of a .gguf file; none unpacks; blocks is refused where there are none
     dtype          the type of what is not packed; auto keeps the types of the values
     revision       branch, tag or commit of a hub model
     download_dir   directory for fetched models; None is the user's cache directory
@@ -131,8 +132,7 @@ def _choose_targets(
     """Return shape and type of every leaf as it is stored, or how it is packed."""
     kinds = None
     if quantization == "auto":
-        is_packed = isinstance(checkpoint, QuantizedCheckpoint | OrbaxCheckpoint)
-        kinds = find_kinds(checkpoint, params) if is_packed else {}
+        kinds = _find_kept_kinds(checkpoint, params, dtype)
         quantization = "int8" if kinds else "none"  # each has its own kind
     elif quantization == "blocks":
         kinds = find_block_kinds(checkpoint, params)
@@ -150,6 +150,16 @@ def _choose_targets(
         return jax.ShapeDtypeStruct(target.shape, stored)
 
     return {path: keep_type(path, target) for path, target in shapes.items()}
+
+
+def _find_kept_kinds(
+    checkpoint: Checkpoint, params: Mapping[ParamPath, ParamSpec], dtype: np.dtype | None
+) -> dict[ParamPath, PackedKind]:
+    """Return the weights that keep their codes, as `auto` keeps them when the model is served on a CPU."""
+    if isinstance(checkpoint, QuantizedCheckpoint | OrbaxCheckpoint):
+        return find_kinds(checkpoint, params)
+    is_multiplied = dtype is None or dtype == np.float32  # with other activations blocks would be unpacked
+    return find_block_kinds(checkpoint, params) if is_multiplied else {}
 
 
 def _make_pending(checkpoint: Checkpoint, path: ParamPath, param: ParamSpec, target: Any) -> PendingTensor:

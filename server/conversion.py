@@ -51,7 +51,7 @@ def _make_parser() -> CommandParser:
         "--quantization",
         choices=("auto", "none", "int8", "int4", "blocks"),
         default="auto",
-        help="int8 or int4 packs; auto keeps the codes of a quantised checkpoint, blocks those of a .gguf file; none"
+        help="int8 or int4 packs; auto keeps the codes of a quantised checkpoint and the blocks of a .gguf file; none"
         " unpacks (default: %(default)s)",
     )
     parser.add_argument(

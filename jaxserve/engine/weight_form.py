@@ -1,8 +1,8 @@
 """The form of the weights in memory: plain, packed as the settings ask, or with the codes that the file has.
 
-With `auto`, what a quantised checkpoint holds as integers stays so where there are kernels for it. Of the weights only
-scales are rounded, to float16; everything else is plain. What `jaxserve convert` has packed stays as it is. With
-`blocks`, so does what a .gguf file holds in blocks that have products; `auto` keeps these where convert has.
+With `auto`, what a quantised checkpoint holds as integers stays so where there are kernels for it, and so does what a
+.gguf file or `jaxserve convert` holds in blocks that have products. Of the weights only scales of integers are rounded,
+to float16; everything else is plain. `blocks` is what `auto` is for blocks, and refused where they cannot stay.
 """
 
 from collections import Counter
@@ -64,37 +64,58 @@ def choose_weight_form(
 
     Raises BadConfig if there are no products for what the settings ask for.
     """
-    ranks, platform = placement.ranks, placement.platform
+    if config.quantization == "blocks":
+        choose_requested("blocks", placement, dtype)
+        return _require_blocks(checkpoint, params, spec, placement.ranks)
     if config.quantization != "auto":
-        form = choose_requested(config.quantization, placement, dtype)
-        return _keep_blocks(checkpoint, params, spec, ranks) if config.quantization == "blocks" else form
-    if not isinstance(checkpoint, QuantizedCheckpoint | OrbaxCheckpoint):
-        return WeightForm("none")
-    if platform != "cpu":
+        return choose_requested(config.quantization, placement, dtype)
+    if placement.platform == "cpu":
+        return _keep_codes(checkpoint, params, spec, placement.ranks, dtype)
+    if isinstance(checkpoint, QuantizedCheckpoint | OrbaxCheckpoint):
         return _keep_scales(checkpoint, params, placement)
-    kinds = find_kinds(checkpoint, params)
-    if not kinds and isinstance(checkpoint, OrbaxCheckpoint):
+    return WeightForm("none")
+
+
+def _keep_codes(
+    checkpoint: Checkpoint, params: Mapping[ParamPath, ParamSpec], spec: DecoderSpec, ranks: Ranks, dtype: np.dtype
+) -> WeightForm:
+    """Return the form for a CPU, which multiplies integers and blocks as they are unless something is in the way."""
+    if not isinstance(checkpoint, QuantizedCheckpoint | OrbaxCheckpoint) and not holds_blocks(checkpoint):
         return WeightForm("none")
-    if not kinds:
-        return WeightForm("none", reason="what is packed in the file are not integers in order")
+    kinds = find_kinds(checkpoint, params)
+    obstacle = _find_obstacle(spec, ranks, dtype, kinds) if kinds else _explain_no_kinds(checkpoint)
+    if obstacle or not kinds:
+        return WeightForm("none", reason=obstacle)
     found = set(kinds.values())
-    quantization = "blocks" if found - {"int8", "int4"} else "int4" if "int4" in found else "int8"
-    reason = None
-    if dtype != np.float32:
-        reason = "products of packed weights are computed in float32"
-    if reason is None and not library.is_usable():
-        reason = "products of packed weights are slow for want of a C compiler"
-    if reason is None:
-        try:
-            check_partition(spec, ranks, quantization, _most_inputs(kinds))
-        except BadConfig:
-            reason = f"{ranks.size} devices would cut packed blocks"
-    if reason is not None:
-        return WeightForm("none", reason=reason)
+    if holds_blocks(checkpoint) or found - {"int8", "int4"}:
+        return _describe_blocks(checkpoint, params, kinds)
+    quantization = "int4" if "int4" in found else "int8"
     return WeightForm(quantization, None if _is_all(kinds, params, quantization) else kinds, "the codes of the file")
 
 
-def _keep_blocks(
+def _explain_no_kinds(checkpoint: QuantizedCheckpoint | OrbaxCheckpoint | BlockCheckpoint) -> str:
+    """Return why nothing of a file stays packed; empty if nothing of it is."""
+    if isinstance(checkpoint, OrbaxCheckpoint):
+        return ""
+    if not holds_blocks(checkpoint):
+        return "what is packed in the file are not integers in order"
+    return f"{', '.join(checkpoint.count_types())} have no products" if checkpoint.count_types() else ""
+
+
+def _find_obstacle(spec: DecoderSpec, ranks: Ranks, dtype: np.dtype, kinds: Mapping[ParamPath, PackedKind]) -> str:
+    """Return why a CPU should not multiply weights of these kinds; empty if it should."""
+    if dtype != np.float32:
+        return "products of packed weights are computed in float32"
+    if not library.is_usable():
+        return "products of packed weights are slow for want of a C compiler"
+    try:
+        check_partition(spec, ranks, "blocks", _most_inputs(kinds))
+    except BadConfig:
+        return f"{ranks.size} devices would cut packed blocks"
+    return ""
+
+
+def _require_blocks(
     checkpoint: Checkpoint, params: Mapping[ParamPath, ParamSpec], spec: DecoderSpec, ranks: Ranks
 ) -> WeightForm:
     """Return the form in which blocks stay as the file has them, as far as they have products.
@@ -108,6 +129,13 @@ def _keep_blocks(
             "has none; leave it out, or try int8."
         )
     check_partition(spec, ranks, "blocks", _most_inputs(kinds))
+    return _describe_blocks(checkpoint, params, kinds)
+
+
+def _describe_blocks(
+    checkpoint: Checkpoint, params: Mapping[ParamPath, ParamSpec], kinds: Mapping[ParamPath, PackedKind]
+) -> WeightForm:
+    """Return the form in which blocks stay, with what becomes of the file's others."""
     lost = {path for path, param in params.items() if param.is_packable} - kinds.keys()
     unpacked = ""
     if lost and holds_blocks(checkpoint):

@@ -2,8 +2,9 @@
 
     scripts/bench packed [--model PATH] [--context 128] [--repeats 7] [--json FILE]
 
-Measures every decode bucket at one context and prompts of every chunk size. Beside wall time stands processor time of
-all cores, which other load disturbs less.
+Measures every decode bucket at one context and prompts of every chunk size, with float32, int8 and int4 weights and,
+if the model is a .gguf file that has some, with its blocks. Beside wall time stands processor time of all cores, which
+other load disturbs less.
 """
 
 import argparse
@@ -19,22 +20,25 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
-from jaxserve.config import DEFAULT_MODEL, EngineConfig
+from jaxserve.config import DEFAULT_MODEL, EngineConfig, QuantizationChoice
 from jaxserve.engine.build import LoadedEngine, build
 from jaxserve.engine.plan import NO_MASKS, StepPlan
 from jaxserve.layers.quant import PackedWeight, packed_matmul
 from jaxserve.sampling.sampler import SampleMode
 from scripts.benchmarks.plans import decode_plan, prefill_plan
+from scripts.model_checks.perplexity import find_blocks
+from scripts.model_gallery import find
 
-KINDS = ("none", "int8", "int4")
+KINDS: tuple[QuantizationChoice, ...] = ("none", "int8", "int4")
 NUM_PAGES = 640  # of each engine; rows share them, since nobody reads the answer
 
 
 def build_all(model: str) -> dict[str, LoadedEngine]:
-    """One engine for each kind of weights."""
-    return {
-        kind: build(EngineConfig(model=model, quantization=kind, num_gpu_blocks_override=NUM_PAGES)) for kind in KINDS
-    }
+    """One engine for each kind of weights that the model can have."""
+    path = find(model)
+    kinds = (*KINDS, "blocks") if find_blocks(path) else KINDS
+    settings = {"model": str(path), "num_gpu_blocks_override": NUM_PAGES}
+    return {kind: build(EngineConfig(quantization=kind, **settings)) for kind in kinds}
 
 
 def measure_kinds(
@@ -144,7 +148,8 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--json", type=Path, help="write the numbers here, too")
     arguments = parser.parse_args(words)
     results = compare_packed(arguments.model, arguments.context, arguments.repeats)
-    show_kinds(results, KINDS, "packed weights")
+    kinds = [name.removesuffix("_processor_ms") for name in results[0] if name.endswith("_processor_ms")]
+    show_kinds(results, kinds, "packed weights")
     if arguments.json:
         arguments.json.write_text(json.dumps({"packed": results}, indent=1))
     return 0

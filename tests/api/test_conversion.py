@@ -64,7 +64,7 @@ def test_codes_of_a_quantised_checkpoint_are_kept(tmp_path):
     assert_same(served(tmp_path / "to", quantization="none"), served(source, quantization="none"))
 
 
-@pytest.mark.parametrize("quantization", ["none", "int8"])
+@pytest.mark.parametrize("quantization", ["auto", "none", "int8"])
 def test_blocks_of_a_gguf_file_are_taken_as_they_are(source, tmp_path, quantization, monkeypatch):
     checkpoint = open_checkpoint(source)
     tensors = {name: checkpoint.read(name) for name in checkpoint.tensors}

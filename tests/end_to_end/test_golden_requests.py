@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(machine_key() != GOLDEN["machine"], reason="the 
 def test_tokens_are_those_of_before_together_and_alone():
     texts = [request["prompt"] for request in GOLDEN["requests"]]
     params = [SamplingParams(**fields(request["params"])) for request in GOLDEN["requests"]]
-    with LLM(max_model_len=1024, quiet=True) as llm:
+    with LLM(max_model_len=1024, quantization="none", quiet=True) as llm:
         together = [tokens(output) for output in llm.generate(texts, params, use_tqdm=False)]
         alone = [tokens(llm.generate([text], each)[0]) for text, each in zip(texts, params, strict=True)]
     expected = [request["token_ids"] for request in GOLDEN["requests"]]

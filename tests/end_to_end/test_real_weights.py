@@ -13,7 +13,13 @@ from tests.models.torch_model import TorchModel
 pytestmark = pytest.mark.assets
 
 FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
-SETTINGS = {"max_model_len": 256, "max_num_seqs": 1, "max_num_batched_tokens": 64, "max_logprobs": 0}
+SETTINGS = {
+    "quantization": "none",
+    "max_model_len": 256,
+    "max_num_seqs": 1,
+    "max_num_batched_tokens": 64,
+    "max_logprobs": 0,
+}
 # name → (what it is asked, what its answer contains)
 MODELS = {
     "minimind2-small": (FRANCE, "Paris"),

@@ -1,7 +1,8 @@
 """Adapters on the real device path: one that is served gives what the model does that it is merged into.
 
 Engines of tiny random weights with the fewest programs, as in test_model_families.py: of plain weights, of a checkpoint
-whose projections are fused, of packed weights, and of a family with experts.
+whose projections are fused, of packed weights, of the blocks of a .gguf file, and of families with
+experts.
 """
 
 from dataclasses import replace
@@ -9,7 +10,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from gguf import GGMLQuantizationType as Kind
 
 from jaxserve.config import EngineConfig
 from jaxserve.engine import program_plan
@@ -22,16 +23,19 @@ from jaxserve.models.registry import find_architecture
 from jaxserve.native import library
 from jaxserve.sampling.sampler import SampleMode
 from jaxserve.sampling_params import SamplingParams
+from jaxserve.weights.checkpoint import open_checkpoint
 from jaxserve.weights.peft import read_adapter
 from tests.engine.conftest import PAGES, Bench
 from tests.models.tiny import write
 from tests.models.torch_model import TorchModel
+from tests.weights import gguf_writer
 from tests.weights.peft_writer import write_adapter
 
 RNG = np.random.default_rng(5)
 PROMPTS = [[int(n) for n in RNG.integers(0, 256, size)] for size in (60, 7, 33, 52, 18, 40)]
 NUM_TOKENS = 24
 KINDS = {"llama": "none", "phi3": "none", "llama int8": "int8", "qwen3_moe": "none", "deepseek_v2": "none"}
+KINDS["llama blocks"] = "blocks"
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +52,7 @@ def built(request, tmp_path_factory, fewest_programs):
         pytest.skip("no C compiler here")
     loaded = build(
         EngineConfig(
-            model=str(write(tmp_path_factory.mktemp("family"), request.param.split()[0], seed=3)),
+            model=str(write_model(tmp_path_factory.mktemp("family"), *request.param.split())),
             quantization=KINDS[request.param],
             max_model_len=128,
             max_num_seqs=2,
@@ -65,9 +69,19 @@ def built(request, tmp_path_factory, fewest_programs):
     loaded.engine.close()
 
 
+def write_model(folder, family, kind="none"):
+    directory = write(folder, family, seed=3)
+    if kind != "blocks":
+        return directory
+    checkpoint = open_checkpoint(directory)
+    tensors = {name: checkpoint.read(name) for name in checkpoint.tensors}
+    return gguf_writer.write(directory / "m.gguf", checkpoint.config, tensors, kind=Kind.Q5_0)
+
+
 @pytest.fixture(scope="module")
 def weights(built):
-    return load_file(built.path / "model.safetensors")
+    checkpoint = open_checkpoint(built.path)
+    return {name: checkpoint.read(name) for name in checkpoint.tensors}
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,11 @@
-"""--quantization blocks: what a .gguf file holds in blocks stays so, and the model answers as if it were unpacked."""
+"""What a .gguf file holds in blocks stays so on a CPU, and the model answers as if it were unpacked."""
 
 from pathlib import Path
 from typing import Any
 
+import gguf
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -65,16 +67,17 @@ def write(path: Path, config: dict[str, Any], kinds: dict[str, tuple[PackedKind,
 
 
 class Model:
-    """A file, and what is made of it with `blocks`, or without."""
+    """A file, and what is made of it with some settings."""
 
-    def __init__(self, path: Path, num_devices: int = 1, **settings: Any) -> None:
+    def __init__(
+        self, path: Path, num_devices: int = 1, platform: str = "cpu", dtype: Any = np.float32, **settings: Any
+    ) -> None:
         self.checkpoint = open_checkpoint(path)
         architecture = registry.find_architecture(self.checkpoint.config)
         self.spec = architecture.spec(self.checkpoint.config)
         self.params = architecture.params(self.spec)
-        config, dtype = EngineConfig(model=str(path), **settings), np.dtype(np.float32)
-        placement = Placement((Device(),) * num_devices)
-        self.form = choose_weight_form(config, self.checkpoint, self.params, self.spec, placement, dtype)
+        config, placement = EngineConfig(model=str(path), **settings), Placement((Device(platform),) * num_devices)
+        self.form = choose_weight_form(config, self.checkpoint, self.params, self.spec, placement, np.dtype(dtype))
 
     def load(self) -> dict:
         form = self.form
@@ -85,7 +88,7 @@ class Model:
 @pytest.mark.parametrize(("config", "kinds"), [(LLAMA, DENSE), (MOE, SPARSE)])
 def test_the_model_answers_as_if_it_were_unpacked(tmp_path, config, kinds):
     path = write(tmp_path, config, kinds)
-    packed, plain = Model(path, quantization="blocks"), Model(path)
+    packed, plain = Model(path), Model(path, quantization="none")
     weights, values = packed.load(), plain.load()
     leaves = {leaf: weight for leaf, weight in weights.items() if isinstance(weight, PackedWeight)}
     assert sorted(weight.kind for weight in leaves.values()) == sorted(kind for kind, _ in kinds.values())
@@ -101,6 +104,46 @@ def test_the_model_answers_as_if_it_were_unpacked(tmp_path, config, kinds):
         next(iter(Paged(packed.spec, leaves, backend="cpu").feed(tokens))) for leaves in (weights, values)
     )
     assert np.square(logits - expected).mean() < 0.05**2 * np.square(expected).mean()
+
+
+def test_blocks_that_are_asked_for_are_those_that_stay_by_themselves(tmp_path):
+    path = write(tmp_path, LLAMA, DENSE)
+    assert Model(path, quantization="blocks").form == Model(path).form
+
+
+OBSTACLES = {
+    "bfloat16": ({"dtype": jnp.bfloat16}, "products of packed weights are computed in float32"),
+    "two devices": ({"num_devices": 2}, "2 devices would cut packed blocks"),
+    "a gpu": ({"platform": "gpu", "dtype": jnp.bfloat16}, ""),
+}
+
+
+@pytest.mark.parametrize("case", OBSTACLES)
+def test_blocks_that_cannot_be_multiplied_are_unpacked_unless_they_are_asked_for(tmp_path, case):
+    settings, reason = OBSTACLES[case]
+    path = write(tmp_path, LLAMA, DENSE)
+    assert Model(path, **settings).form == WeightForm("none", reason=reason)
+    with pytest.raises(BadConfig, match="blocks"):
+        Model(path, **settings, quantization="blocks")
+
+
+def test_without_a_compiler_blocks_are_unpacked_unless_they_are_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(library, "is_usable", lambda: False)
+    path = write(tmp_path, LLAMA, DENSE)
+    assert Model(path).form.reason == "products of packed weights are slow for want of a C compiler"
+    assert Model(path, quantization="blocks").form.quantization == "blocks"
+
+
+def test_a_file_of_numbers_is_plain_without_a_word(tmp_path):
+    assert Model(write(tmp_path, LLAMA, {})).form == WeightForm("none")
+
+
+def test_types_without_products_are_named(tmp_path):
+    values, num_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType.TQ1_0]
+    raw = np.zeros((512, 256 // values * num_bytes), np.uint8)
+    blocks = {"blk.0.ffn_up.weight": (gguf.GGMLQuantizationType.TQ1_0, raw)}
+    path = gguf_writer.write(tmp_path / "m.gguf", LLAMA, random_weights(LLAMA, seed=3), blocks=blocks)
+    assert describe_weight_form(Model(path).form) == "not packed (TQ1_0 have no products)"
 
 
 def test_the_start_says_what_stays_and_what_does_not(tmp_path):
@@ -140,6 +183,14 @@ def test_a_directory_may_be_called_as_a_file_is(converted):
     assert describe_packing(Model(plain).checkpoint) == {}
     with pytest.raises(BadConfig, match=r"plain\.gguf has none"):
         Model(plain, quantization="blocks")
+
+
+def test_convert_keeps_blocks_by_itself_unless_activations_are_narrower(converted):
+    path, directory = converted
+    kept = conversion.convert_model(str(path), directory.with_name("kept"))
+    assert kept.num_packed == len(DENSE)
+    jax.tree.map(np.testing.assert_array_equal, Model(kept.path).load(), Model(directory).load())
+    assert conversion.convert_model(str(path), directory.with_name("narrow"), dtype="bfloat16").num_packed == 0
 
 
 def test_ranks_that_would_cut_a_converted_block_have_it_unpacked_unless_blocks_are_asked_for(converted):
