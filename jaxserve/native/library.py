@@ -22,11 +22,12 @@ import jax
 from jaxserve.config import cache_dir
 from jaxserve.errors import BadConfig
 from jaxserve.private_files import NotPrivate, check_private_file, make_private_directory
+from jaxserve.processor import read_processor
 
 log = logging.getLogger(__name__)
 
 SOURCES = ("attention.c", "experts.c", "linear.c", "pages.c")
-HEADERS = ("expert_rows.h", "page_numbers.h", "parallel_for.h")
+HEADERS = ("expert_rows.h", "linear_tiles.h", "page_numbers.h", "parallel_for.h", "tiles.h")
 TARGETS = (
     *("jaxserve_attend", "jaxserve_write", "jaxserve_zeros"),
     *("jaxserve_linear", "jaxserve_experts", "jaxserve_packed_experts"),
@@ -35,6 +36,11 @@ TARGETS = (
 FLAGS = ("-std=gnu11", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
 FLAGS += ("-fno-sanitize=all", "-fPIC", "-shared")
 COMPILE_TIMEOUT_S = 300
+# What jaxserve_start_tiles answers where it uses none although the processor has some.
+TILES_UNUSED = {
+    -1: "the system refuses to keep their state",
+    -2: "they compute other numbers than the products without",
+}
 
 
 class _NoCompiler(BadConfig):
@@ -60,6 +66,17 @@ def load_kernels() -> None:
     library = ctypes.CDLL(str(_compile_library(command)))
     for name in TARGETS:
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
+    start_tiles(library)
+
+
+def start_tiles(library: ctypes.CDLL) -> bool:
+    """Let packed products use the processor's tiles (AMX) and return whether they do; log why not if it has some."""
+    state = library.jaxserve_start_tiles()
+    if state in TILES_UNUSED:
+        log.warning("packed products do not use the processor's tiles (AMX): %s", TILES_UNUSED[state])
+    elif state == 1:
+        log.info("packed products of 16 rows and more use the processor's tiles (AMX)")
+    return state == 1
 
 
 @cache
@@ -114,12 +131,5 @@ def _library_key(here: Path, command: tuple[str, ...]) -> str:
     digest = sha256("\0".join([*command, *FLAGS, jax.__version__, platform.machine()]).encode())
     for name in (*SOURCES, *HEADERS):
         digest.update((here / name).read_bytes())
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        processor_facts = sorted(
-            {line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))}
-        )
-    except OSError:
-        processor_facts = [platform.processor()]
-    digest.update("\n".join(processor_facts).encode())
+    digest.update("\n".join(read_processor()).encode())
     return digest.hexdigest()[:16]

@@ -15,8 +15,10 @@
  * order, so a row's result depends neither on its neighbours and their number nor on who computes it.
  *
  * Experts are such weights behind each other; rows are sorted by expert, and only experts that have rows are read.
+ * Where the processor has tiles, linear_tiles.h computes 16 rows at once, with the same bits.
  */
 #include "expert_rows.h"
+#include "tiles.h"
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -28,7 +30,7 @@
 #define HALVES (GROUP / LANES)
 #define MOST_WEIGHTS 8
 #define ITEM_BYTES 32768 /* of weights, for one row: about two microseconds from memory */
-#ifdef __AVX512F__
+#if defined(__AVX512F__) || defined(EMULATE_TILES)
 #define TILE 16 /* rows at a time: 16 sums and the 8 quads of a block in 32 registers */
 #else
 #define TILE 4
@@ -186,37 +188,55 @@ INLINE Vec multiply_factors(Vec number, const uint8_t* at) {
 #endif
 }
 
+/* LANES scales and minima of a part; if it has factors for each half, those of the second, too. */
+typedef struct {
+  Vec scale, least, scale_2, least_2;
+} Scales;
+
+INLINE Scales load_scales(Form f, const uint8_t* floats, const uint8_t* factors) {
+  Scales s = {.scale = halves(floats), .least = broadcast(0)};
+  if (f.has_minimum) s.least = halves(floats + GROUP * 2);
+  s.scale_2 = s.scale, s.least_2 = s.least;
+  if (f.factors == 2) s.scale_2 = multiply_factors(s.scale, factors + GROUP);
+  if (f.factors == 2 && f.has_minimum) s.least_2 = multiply_factors(s.least, factors + 3 * GROUP);
+  if (f.factors) s.scale = multiply_factors(s.scale, factors);
+  if (f.factors && f.has_minimum) s.least = multiply_factors(s.least, factors + f.factors * GROUP);
+  return s;
+}
+
+/* What the sum of a part begins with, or that of its first half where it has its own scale; and of the second. */
+INLINE IVec zeros(Form f, const Activations* x) { return (IVec){0} - f.zero * (f.factors < 2 ? x->total : x->first); }
+INLINE IVec zeros_of_rest(Form f, const Activations* x) { return (IVec){0} - f.zero * (x->total - x->first); }
+
+/* Adds a part's sums of codes times activations to the total of a row. */
+INLINE void add_sums(Form f, IVec sum, IVec rest, const Scales* s, const Activations* x, Vec* total) {
+  if (f.factors < 2) {
+    Vec factor = s->scale * x->scale;
+    *total += factor * __builtin_convertvector(sum, Vec);
+    if (f.has_minimum) *total += s->least * x->sum;
+  } else {
+    Vec value = s->scale * __builtin_convertvector(sum, Vec) + s->scale_2 * __builtin_convertvector(rest, Vec);
+    if (f.has_minimum) value += s->least * (float)x->first + s->least_2 * (float)(x->total - x->first);
+    *total += value * x->scale;
+  }
+}
+
 /* Adds the products of `n` rows with a part of a group, LANES outputs of it, to their totals. */
-INLINE void part_of(int n, Form f, const uint8_t* words, const uint8_t* factors, Vec scale, Vec least,
+INLINE void part_of(int n, Form f, const uint8_t* words, const uint8_t* factors, const uint8_t* floats,
                     const Activations* x, Vec* total) {
   Bytes quad[QUADS];
   unpack(f, words, quad);
-  Vec scale_2 = scale, least_2 = least; /* of the second half */
-  if (f.factors == 2) scale_2 = multiply_factors(scale, factors + GROUP);
-  if (f.factors == 2 && f.has_minimum) least_2 = multiply_factors(least, factors + 3 * GROUP);
-  if (f.factors) scale = multiply_factors(scale, factors);
-  if (f.factors && f.has_minimum) least = multiply_factors(least, factors + f.factors * GROUP);
+  const Scales scales = load_scales(f, floats, factors);
+  const int half = f.factors < 2 ? QUADS : QUADS / 2; /* so many quads have the first scale */
 #pragma GCC unroll 16
   for (int r = 0; r < n; r++) {
-    if (f.factors < 2) {
-      IVec sum = (IVec){0} - f.zero * x[r].total;
+    IVec sum = zeros(f, x + r), rest = zeros_of_rest(f, x + r);
 #pragma GCC unroll 8
-      for (int q = 0; q < QUADS; q++) sum = dot(sum, quad[q], x[r].code[q]);
-      Vec factor = scale * x[r].scale;
-      total[r] += factor * __builtin_convertvector(sum, Vec);
-      if (f.has_minimum) total[r] += least * x[r].sum;
-    } else {
-      int32_t second = x[r].total - x[r].first;
-      IVec sum = (IVec){0} - f.zero * x[r].first, rest = (IVec){0} - f.zero * second;
-#pragma GCC unroll 4
-      for (int q = 0; q < QUADS / 2; q++) {
-        sum = dot(sum, quad[q], x[r].code[q]);
-        rest = dot(rest, quad[q + QUADS / 2], x[r].code[q + QUADS / 2]);
-      }
-      Vec value = scale * __builtin_convertvector(sum, Vec) + scale_2 * __builtin_convertvector(rest, Vec);
-      if (f.has_minimum) value += least * (float)x[r].first + least_2 * (float)second;
-      total[r] += value * x[r].scale;
+    for (int q = 0; q < QUADS; q++) {
+      if (q < half) sum = dot(sum, quad[q], x[r].code[q]);
+      else rest = dot(rest, quad[q], x[r].code[q]);
     }
+    add_sums(f, sum, rest, &scales, x + r, total + r);
   }
 }
 
@@ -235,10 +255,8 @@ INLINE void group_of(int n, Form f, const Weight* w, const uint8_t* block, const
     for (int part = 0; part < f.parts; part++, block += part_bytes(f), x += TILE) {
 #pragma GCC unroll 2
       for (int h = 0; h < HALVES; h++) {
-        Vec scale = halves(floats + h * LANES * 2), least = broadcast(0);
-        if (f.has_minimum) least = halves(floats + GROUP * 2 + h * LANES * 2);
         const uint8_t* factors = block + GROUP * BLOCK * f.bits / 8 + h * LANES;
-        part_of(n, f, block + h * LANES * 4, factors, scale, least, x, total[h]);
+        part_of(n, f, block + h * LANES * 4, factors, floats + h * LANES * 2, x, total[h]);
       }
     }
     block = floats + GROUP * 2 * (1 + f.has_minimum);
@@ -253,12 +271,12 @@ INLINE void group_of(int n, Form f, const Weight* w, const uint8_t* block, const
   }
 }
 
-INLINE void rows_of(int most, Form f, const Product* p, const Weight* w, const ExpertRows* e, int64_t group) {
-  const uint8_t* block = w->blocks + (e->expert * w->groups + group) * w->group_bytes;
-  int64_t first = group * GROUP;
-  for (int64_t row = e->first; row < e->first + e->rows;) {
+/* The products of rows first_row..last_row with one group. */
+INLINE void rows_of(int most, Form f, const Product* p, const Weight* w, const uint8_t* block, int64_t first_row,
+                    int64_t last_row, int64_t first) {
+  for (int64_t row = first_row; row < last_row;) {
     const Activations* x = p->packed + row / TILE * p->blocks * TILE + row % TILE;
-    int64_t left = e->first + e->rows - row;
+    int64_t left = last_row - row;
     if (left > TILE - row % TILE) left = TILE - row % TILE; /* rows of a tile lie side by side */
     if (left > most) left = most;
     int n = left >= TILE ? TILE : left >= 8 && TILE > 8 ? 8 : left >= 4 && TILE > 4 ? 4 : left >= 2 ? 2 : 1;
@@ -275,26 +293,42 @@ INLINE void rows_of(int most, Form f, const Product* p, const Weight* w, const E
   }
 }
 
+static void multiply_rows(const Product* p, const Weight* w, int64_t expert, int64_t first_group, int64_t last_group,
+                          int64_t first_row, int64_t last_row) {
+  for (int64_t group = first_group; group < last_group; group++) {
+    const uint8_t* block = w->blocks + (expert * w->groups + group) * w->group_bytes;
+    switch (w->form) {
+#define CASE(i) \
+  case i: rows_of(TILE, FORMS[i], p, w, block, first_row, last_row, group * GROUP); break;
+      CASE(0) CASE(1)
+#if defined(__AVX2__)
+      CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11)
+#else /* with vectors in pieces, each would take the compiler seconds */
+      default: rows_of(1, FORMS[w->form], p, w, block, first_row, last_row, group * GROUP);
+#endif
+#undef CASE
+    }
+  }
+}
+
+#include "linear_tiles.h"
+
 static void multiply(void* context, int64_t index) {
   const Product* p = context;
   const Weight* w = p->weight;
   for (; index >= p->num_experts * w->items; w++) index -= p->num_experts * w->items;
   const ExpertRows* e = p->experts + index / w->items;
-  index %= w->items;
-  int64_t end = (index + 1) * w->step < w->groups ? (index + 1) * w->step : w->groups;
-  for (int64_t group = index * w->step; group < end; group++) {
-    switch (w->form) {
-#define CASE(i) \
-  case i: rows_of(TILE, FORMS[i], p, w, e, group); break;
-      CASE(0) CASE(1)
-#if defined(__AVX2__)
-      CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11)
-#else /* with vectors in pieces, each would take the compiler seconds */
-      default: rows_of(1, FORMS[w->form], p, w, e, group);
-#endif
-#undef CASE
-    }
+  int64_t group = index % w->items * w->step, end = group + w->step < w->groups ? group + w->step : w->groups;
+  int64_t row = e->first, last = e->first + e->rows;
+#if HAS_TILES
+  int64_t first_tile = (row + TILE - 1) / TILE * TILE, last_tile = last / TILE * TILE;
+  if (tiles_are_used && first_tile < last_tile) {
+    multiply_tiles(p, w, e->expert, group, end, first_tile, last_tile);
+    multiply_rows(p, w, e->expert, group, end, row, first_tile);
+    row = last_tile;
   }
+#endif
+  multiply_rows(p, w, e->expert, group, end, row, last);
 }
 
 INLINE Vec whole(Vec value) { /* to the nearest, halves to the even one */
@@ -426,4 +460,17 @@ XLA_FFI_Error* jaxserve_packed_experts(XLA_FFI_CallFrame* frame) {
   if (!fault) fault = compute(frame, &p, 2);
   free(listed);
   return fault ? make_error(frame, fault) : NULL;
+}
+
+/* Uses tiles from now on if there are some, the system keeps them for us, and they compute what other products do.
+   Returns 1, or why not: 0: there are none; -1: the system refuses; -2: they compute something else. */
+int jaxserve_start_tiles(void) {
+#if HAS_TILES
+  int state = request_tiles();
+  if (state != 1) return state;
+  tiles_are_used = tiles_agree();
+  return tiles_are_used ? 1 : -2;
+#else
+  return 0;
+#endif
 }

@@ -6,5 +6,6 @@ module → what proves it:
     pages.c → test_zeros.py
     attention.c → ../attention/test_backends.py, ../attention/test_freed_pages.py
     linear.c → ../layers/test_quant.py
+    linear_tiles.h, tiles.h → test_tiles.py
     experts.c → ../layers/test_moe.py
 """
