@@ -17,6 +17,14 @@ SELECTOR = re.compile(r"(?<![\w.:])([a-zA-Z_:][\w:]*+)\s*+(?:\{([^}]*)\})?+(?!\s
 MATCHER = re.compile(r'(\w+)\s*(=~|=)\s*"([^"]*)"')
 
 
+def fill_variables(query: str) -> str:
+    """Put into a query of the dashboard what Grafana puts for its variables."""
+    for name, text in (("__rate_interval", "5m"), ("instance", ".*"), ("model", ".*"), ("engine", ".*")):
+        query = query.replace(f"${name}", text)
+    assert "$" not in query
+    return query
+
+
 @dataclass(frozen=True)
 class Selector:
     """A metric with patterns of its labels."""

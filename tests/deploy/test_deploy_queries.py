@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from scripts.deploy import dashboard
-from tests.deploy.promql import Scrape, Selector, read_result_labels, read_selectors
+from tests.deploy.promql import Scrape, Selector, fill_variables, read_result_labels, read_selectors
 from tests.sources import REPO
 
 DEPLOY = REPO / "scripts" / "deploy"
@@ -22,14 +22,6 @@ SOME_TEXT = """
 # TYPE vllm:a counter
 vllm:a_total{engine="0",reason="stop"} 1
 """
-
-
-def fill(query: str) -> str:
-    """Put what Grafana puts for variables."""
-    for name, text in (("__rate_interval", "5m"), ("instance", ".*"), ("model", ".*"), ("engine", ".*")):
-        query = query.replace(f"${name}", text)
-    assert "$" not in query
-    return query
 
 
 def list_alerts() -> Iterator[dict[str, object]]:
@@ -46,7 +38,7 @@ def test_every_query_of_the_dashboard_finds_series(scrape: Scrape) -> None:
     panels = json.loads(dashboard.FILE.read_text(encoding="utf-8"))["panels"]
     queries = [target["expr"] for panel in panels for target in panel.get("targets", ())]
     assert len(queries) > 40
-    assert {query: faults for query in queries if (faults := scrape.find_faults(fill(query)))} == {}
+    assert {query: faults for query in queries if (faults := scrape.find_faults(fill_variables(query)))} == {}
 
 
 def test_every_variable_of_the_dashboard_is_a_label_of_its_series(scrape: Scrape) -> None:
@@ -98,7 +90,7 @@ def test_promtool_takes_the_files(words: list[str]) -> None:
 @NEEDS_PROMTOOL
 def test_promtool_takes_the_queries_of_the_dashboard(tmp_path: Path) -> None:
     queries = {query.expr for panels in dashboard.ROWS.values() for panel in panels for query in panel.queries}
-    rules = [{"record": f"query:{index}", "expr": fill(query)} for index, query in enumerate(sorted(queries))]
+    rules = [{"record": f"query:{index}", "expr": fill_variables(query)} for index, query in enumerate(sorted(queries))]
     (tmp_path / "rules.yml").write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
     ended = subprocess.run(
         [str(PROMTOOL), "check", "rules", "rules.yml"], cwd=tmp_path, capture_output=True, timeout=60

@@ -1,4 +1,4 @@
-"""Prometheus itself scrapes the server, and finds what the panels of vLLM's Grafana board ask for."""
+"""Prometheus itself scrapes the server, and finds what our dashboard and vLLM's Grafana board ask for."""
 
 import json
 import shutil
@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from scripts.deploy import dashboard
+from tests.deploy.promql import fill_variables
 from tests.end_to_end.running_server import RunningServer
 
 DOWNLOADED = Path(__file__).parents[2] / ".venv" / "prometheus" / "usr" / "bin" / "prometheus"
@@ -96,3 +98,11 @@ def test_every_panel_of_vllms_board_finds_its_series(prometheus: Prometheus, ser
     prometheus.until(f"vllm:generation_tokens_total >= {float(before[1]) + 8}")
     assert not [query for query in panels(model) if not prometheus.ask(query)]
     assert float(prometheus.ask("increase(vllm:generation_tokens_total[1m])")[0]["value"][1]) > 0
+
+
+def test_every_query_of_our_dashboard_finds_its_series(prometheus: Prometheus, server: RunningServer) -> None:
+    body = {"prompt": "Once", "max_tokens": 8, "ignore_eos": True}
+    assert httpx.post(f"{server.url}/v1/completions", json=body).status_code == 200
+    for panels in dashboard.ROWS.values():
+        for query in (query for panel in panels for query in panel.queries):
+            prometheus.until(fill_variables(query.expr))
