@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import quart
 from pydantic import BaseModel
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 LARGE_BODY_BYTES = 32 * 1024  # about a millisecond of work; less than that is done at once
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
+Kind = tuple[type[BaseModel], Callable[[Any], None] | None]
+"""The schema of a body, and its check."""
 
 
 class HostWork:
@@ -56,16 +58,25 @@ class RequestReader:
 
         Raises ApiError if the body cannot be read or does not match the schema, and whatever `check` raises.
         """
+        return await self._read(lambda _: (schema, check))
+
+    async def read_any(self, choose: Callable[[dict[str, Any]], Kind]) -> tuple[BaseModel, HostWork]:
+        """Read the current request as `read` does. choose: returns its schema and check; what it raises is raised."""
+        return await self._read(choose)
+
+    async def _read(self, choose: Callable[[dict[str, Any]], Kind]) -> tuple[Any, HostWork]:
         data = await read_body(quart.request, self._config, self._meter)
         work = HostWork(self._threads, len(data) > LARGE_BODY_BYTES, self._identify(quart.request))
-        return await work.run(partial(self._parse, data, schema, check)), work
+        return await work.run(partial(self._parse, data, choose)), work
 
     def close(self) -> None:
         """End the thread; work that has not begun is cancelled."""
         self._threads.shutdown()
 
-    def _parse(self, data: bytes, schema: type[M], check: Callable[[M], None] | None) -> M:
-        request = validate_body(schema, parse_json(data, self._config.max_json_nodes))
+    def _parse(self, data: bytes, choose: Callable[[dict[str, Any]], Kind]) -> BaseModel:
+        body = parse_json(data, self._config.max_json_nodes)
+        schema, check = choose(body)
+        request = validate_body(schema, body)
         if check is not None:
             check(request)
         return request

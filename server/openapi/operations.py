@@ -10,6 +10,7 @@ from server.schemas.adapters import LoadAdapterRequest, UnloadAdapterRequest
 from server.schemas.chat import ChatRequest
 from server.schemas.completions import CompletionRequest
 from server.schemas.control import AbortRequest
+from server.schemas.invocations import InvocationRequest
 from server.schemas.messages import CountTokensRequest, MessagesRequest
 from server.schemas.pooling import ClassifyRequest, EmbeddingRequest, RerankRequest, ScoreRequest
 from server.schemas.responses import ResponsesRequest
@@ -214,6 +215,14 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         response_replies.ResponseJson,
         parameters=(RESPONSE_ID_PARAMETER,),
         extra_statuses=(404,),
+    ),
+    ("POST", "/invocations"): Operation(
+        "Generation",
+        "Answer a body of chat, completions or Responses",
+        ("application/json", "text/event-stream"),
+        InvocationRequest,
+        example=_CHAT,
+        parameters=HEADER_PARAMETERS,
     ),
     ("POST", "/v1/messages"): Operation(
         "Generation",

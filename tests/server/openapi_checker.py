@@ -82,7 +82,7 @@ class OpenApiChecker:
     def _check_body(self, kind: str, schema: dict[str, Any], text: str, where: str) -> None:
         if kind == "application/json":
             self.validate(json.loads(text), schema, where)
-        elif kind == "text/event-stream":
+        elif kind == "text/event-stream" and "properties" in schema:
             data = schema["properties"]["data"]
             inner = (data["anyOf"][1] if "anyOf" in data else data)["contentSchema"]
             for line in text.split("\n"):

@@ -16,6 +16,7 @@ from server.schemas.constraint_fields import ResponseFormat, StructuredOutputsJs
 from server.schemas.control import AbortRequest
 from server.schemas.fields import SupportStatus, get_rows
 from server.schemas.generation import GenerationRequest, StreamOptions
+from server.schemas.invocations import InvocationRequest
 from server.schemas.messages import (
     CountTokensRequest,
     MessageParam,
@@ -34,6 +35,7 @@ REQUESTS = (
     ChatRequest,
     CompletionRequest,
     ResponsesRequest,
+    InvocationRequest,
     MessagesRequest,
     CountTokensRequest,
     TokenizeRequest,
