@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from jaxserve import TextDelta, TokenLogprob
 from server.client_fields import rename_fields
 from server.errors import ApiError, to_api_error
-from server.unsent_output import MAX_DELTAS, UnsentOutput, estimate_bytes, merge_deltas
+from server.unsent_output import MAX_DELTAS, UnsentOutput, estimate_bytes, merge_deltas, merge_in_order
 
 if TYPE_CHECKING:
     from jaxserve import Ready
@@ -129,14 +129,15 @@ class Generation:
         self._can_take.set()
 
     def take(self, interval: int = 1) -> list[TextDelta]:
-        """Take what is pending, merged into one delta for each choice.
+        """Take what is pending, merged into one delta for each choice, or more if one would not keep the order.
 
         Fewer than `interval` tokens of a choice are left, unless they are its first or its last. A choice is also left
         until the logprobs of its prompt are there, if they were asked for.
         """
         if not self.is_finished:
             self._can_take.clear()
-        return [self._take_choice(index) for index in list(self._pending) if self._is_due(index, interval)]
+        due = [index for index in self._pending if self._is_due(index, interval)]
+        return [delta for index in due for delta in self._take_choice(index)]
 
     def discard(self, error: ApiError) -> None:
         """Forget the deltas that have not been taken, and end the generation with this error, even if it is finished.
@@ -151,12 +152,22 @@ class Generation:
 
         Raises ApiError if the generation failed.
         """
+        by_choice: dict[int, list[TextDelta]] = {}
+        for delta in await self.collect_in_order():
+            by_choice.setdefault(delta.index, []).append(delta)
+        return [merge_deltas(by_choice[index]) for index in sorted(by_choice)]
+
+    async def collect_in_order(self) -> list[TextDelta]:
+        """Wait for the end, and return the deltas of all choices, those of each in order.
+
+        Raises ApiError if the generation failed.
+        """
         while not self.is_finished:
             self._can_take.clear()
             await self._can_take.wait()
         if self.error is not None:
             raise self.error
-        return sorted(self.take(), key=lambda delta: delta.index)
+        return self.take()
 
     def fail(self, error: BaseException) -> None:
         """End the generation with this error, as the client will get it, unless it is finished already."""
@@ -207,8 +218,8 @@ class Generation:
         pending.append(delta)
         if len(pending) == 1:
             return
-        if len(pending) == MAX_DELTAS:
-            pending[:] = [merge_deltas(pending)]
+        if len(pending) % MAX_DELTAS == 0:
+            pending[-MAX_DELTAS:] = merge_in_order(pending[-MAX_DELTAS:])
         num_bytes = estimate_bytes(delta)
         self._unsent_bytes[delta.index] += num_bytes
         self._unsent.add(self, num_bytes)
@@ -231,6 +242,6 @@ class Generation:
             return True
         return sum(len(delta.token_ids) for delta in pending) >= interval
 
-    def _take_choice(self, index: int) -> TextDelta:
+    def _take_choice(self, index: int) -> list[TextDelta]:
         self._started.add(index)
-        return merge_deltas(self._pop_pending(index))
+        return merge_in_order(self._pop_pending(index))

@@ -1,6 +1,6 @@
-"""Cuts an answer into blocks, as Responses and Messages show it: reasoning, text, then each tool call.
+"""Cuts an answer into blocks, as Responses and Messages show it: reasoning, text and tool calls, as they alternate.
 
-Fed with many deltas or with one for the whole answer, it makes the same blocks.
+Fed with single deltas or with some that were merged in order (unsent_output.py), it makes the same blocks.
 """
 
 from dataclasses import dataclass, field
@@ -58,6 +58,7 @@ class BlockBuilder:
     """Builder of one answer's blocks, from parts as MessageRenderer shows them.
 
     Whitespace before a call is left out, as in a whole chat message. An answer without any part has one empty text.
+    A call's pieces follow each other, and no other call begins before its end: so the engine's parser makes them.
 
     blocks       those that have begun
     call_prefix  beginning of the ids of calls, in place of chat's; ids of a model's own form stay as they are
@@ -68,30 +69,36 @@ class BlockBuilder:
         self.blocks: list[OutputBlock] = []
         self._call_prefix, self._call_name = call_prefix, call_name
         self._open: OutputBlock | None = None
-        self._blank = ""
+        self._blank: list[str] = []  # whitespace that belongs to the text that follows, if one does
         self._calls: dict[int, OutputBlock] = {}
 
     def add(self, rendered: dict[str, Any]) -> list[BlockEvent]:
-        """Add what MessageRenderer.render_delta returned."""
+        """Add what MessageRenderer.render_delta returned. Arguments of the call that is open come before all else."""
         events: list[BlockEvent] = []
+        calls = rendered.get("tool_calls", ())
+        for call in calls:
+            if self._is_open(call):
+                events += self._extend_call(call)
         if reasoning := rendered.get("reasoning"):
             events += self._extend(BlockKind.REASONING, reasoning)
         if content := rendered.get("content"):
             events += self._add_content(content)
-        for call in rendered.get("tool_calls", ()):
-            events += self._add_call(call)
+        for call in calls:
+            if call["index"] not in self._calls:
+                events += [*self._begin_call(call), *self._extend_call(call)]
         return events
 
     def finish(self, reason: FinishReason | None) -> list[BlockEvent]:
-        """End the answer. reason: why it ended."""
-        events = []
-        is_empty = not self.blocks or (bool(self._blank) and not self._calls)
-        if is_empty:
-            blank, self._blank = self._blank, ""
+        """End the answer. reason: why it ended. A call whose input is the answer is there, even if that is empty."""
+        events, is_cut = [], reason is FinishReason.LENGTH
+        is_call_missing = bool(self._call_name) and all(block.kind is not BlockKind.CALL for block in self.blocks)
+        if not self.blocks or (self._blank and not self._calls) or (is_call_missing and not is_cut):
+            blank = "".join(self._blank)
+            self._blank.clear()
             events += self._begin_text()
             events += self._append(blank)
         if self._open is not None:
-            self._open.is_whole = reason is not FinishReason.LENGTH
+            self._open.is_whole = not is_cut
             events += self._close()
         return events
 
@@ -99,10 +106,11 @@ class BlockBuilder:
         is_text_open = self._open is not None and self._open.kind is BlockKind.TEXT
         if self._call_name or is_text_open:
             return self._append(text) if self._open_is_content() else [*self._begin_text(), *self._append(text)]
-        self._blank += text
-        if not self._blank.strip():
+        self._blank.append(text)
+        if not text.strip():
             return []
-        text, self._blank = self._blank, ""
+        text = "".join(self._blank)
+        self._blank.clear()
         return [*self._begin_text(), *self._append(text)]
 
     def _open_is_content(self) -> bool:
@@ -113,18 +121,20 @@ class BlockBuilder:
             return self._begin(BlockKind.CALL, self._call_prefix + make_random_id(), self._call_name)
         return self._begin(BlockKind.TEXT)
 
-    def _add_call(self, call: dict[str, Any]) -> list[BlockEvent]:
-        events, function = [], call["function"]
-        self._blank = ""
-        if call["index"] not in self._calls:
-            call_id = call["id"]
-            if call_id.startswith(CHAT_CALL_PREFIX):
-                call_id = self._call_prefix + call_id.removeprefix(CHAT_CALL_PREFIX)
-            events += self._begin(BlockKind.CALL, call_id, function["name"])
-            self._calls[call["index"]] = self.blocks[-1]
-        if self._open is not self._calls[call["index"]]:
-            return events  # a call that has ended gets no more
-        return [*events, *self._append(function["arguments"])]
+    def _is_open(self, call: dict[str, Any]) -> bool:
+        return self._open is not None and self._open is self._calls.get(call["index"])
+
+    def _begin_call(self, call: dict[str, Any]) -> list[BlockEvent]:
+        call_id = call["id"]
+        if call_id.startswith(CHAT_CALL_PREFIX):
+            call_id = self._call_prefix + call_id.removeprefix(CHAT_CALL_PREFIX)
+        events = self._begin(BlockKind.CALL, call_id, call["function"]["name"])
+        self._calls[call["index"]] = self.blocks[-1]
+        return events
+
+    def _extend_call(self, call: dict[str, Any]) -> list[BlockEvent]:
+        self._blank.clear()
+        return self._append(call["function"]["arguments"])
 
     def _extend(self, kind: BlockKind, piece: str) -> list[BlockEvent]:
         is_open = self._open is not None and self._open.kind is kind

@@ -57,6 +57,33 @@ def estimate_bytes(delta: TextDelta) -> int:
     return DELTA_BYTES + 2 * num_chars + TOKEN_BYTES * len(delta.token_ids) + LOGPROB_BYTES * num_logprobs
 
 
+def merge_in_order(deltas: Sequence[TextDelta]) -> list[TextDelta]:
+    """Merge successive deltas of one choice, as far as their parts keep their order.
+
+    The parts of a delta count in the order reasoning, text, calls, but for arguments of a call that has begun before:
+    these come first. So reasoning behind a call, and such arguments behind text, begin another delta.
+    """
+    runs: list[list[TextDelta]] = []
+    last_kind = _CALL + 1
+    for delta in deltas:
+        kinds = _find_kinds(delta)
+        if not runs or (kinds and kinds[0] < last_kind):
+            runs.append([])
+            last_kind = _REASONING
+        runs[-1].append(delta)
+        last_kind = kinds[-1] if kinds else last_kind
+    return [merge_deltas(run) for run in runs]
+
+
+_REASONING, _TEXT, _CALL = range(3)
+
+
+def _find_kinds(delta: TextDelta) -> list[int]:
+    """Return the kinds of the parts of a delta, in canonical order."""
+    parts = ((_REASONING, delta.reasoning), (_TEXT, delta.text), (_CALL, delta.tool_calls))
+    return [kind for kind, part in parts if part]
+
+
 def merge_deltas(deltas: Sequence[TextDelta]) -> TextDelta:
     """Merge successive deltas of one choice into one."""
     if len(deltas) == 1:

@@ -61,9 +61,11 @@ class ResponsesWriter:
 
     async def write_whole(self) -> dict[str, Any]:
         """Wait for the end, and make the response. Raises ApiError if the generation failed."""
-        (choice,) = await self._generation.collect()
-        self._add(choice, "non_streaming")
-        self._write_blocks(self._builder.finish(choice.finish_reason))
+        deltas = await self._generation.collect_in_order()
+        self._count_calls("non_streaming", deltas)
+        for delta in deltas:
+            self._add(delta)
+        self._write_blocks(self._builder.finish(self._finish_reason))
         return self._end()
 
     def render_queued(self) -> dict[str, Any]:
@@ -77,7 +79,8 @@ class ResponsesWriter:
 
     def delta(self, delta: TextDelta) -> list[Event]:
         """Make the events of a delta."""
-        return self._add(delta, "streaming")
+        self._count_calls("streaming", (delta,))
+        return self._add(delta)
 
     def closing(self) -> list[Event]:
         """Make the events of the last item's end, and of the response's."""
@@ -100,11 +103,14 @@ class ResponsesWriter:
         self._on_end(response)
         return response
 
-    def _add(self, delta: TextDelta, mode: str) -> list[Event]:
+    def _count_calls(self, mode: str, deltas: Iterable[TextDelta]) -> None:
+        if self._renderer.tool_choice != "none":
+            has_call = any(delta.tool_calls for delta in deltas)
+            self._tool_metrics.count(mode, has_call=has_call, request_type=RESPONSES)
+
+    def _add(self, delta: TextDelta) -> list[Event]:
         self._tokens.add(delta)
         self._finish_reason = delta.finish_reason
-        if self._renderer.tool_choice != "none":
-            self._tool_metrics.count(mode, has_call=bool(delta.tool_calls), request_type=RESPONSES)
         if self._shows_logprobs and delta.logprobs:
             k = self._generation.jobs[0].params.logprobs or 0
             entries = delta.logprobs[delta.num_reasoning_tokens :]

@@ -113,18 +113,41 @@ def reused():
     return Api(FakeLLM(tool_parser="hermes", reasoning_parser="qwen3", max_num_queued_reqs=100_000))
 
 
+@pytest.fixture
+def merging():
+    """Like `reused`, but a stream waits for seven tokens at once."""
+    model = FakeLLM(tool_parser="hermes", reasoning_parser="qwen3", max_num_queued_reqs=100_000)
+    return Api(model, stream_interval=7)
+
+
+@st.composite
+def calls(draw, index):
+    """A call in up to three pieces, the last of which may have what follows it, too."""
+    name = draw(st.sampled_from(["f", "apply_patch", "mcp__files__read", "unknown"]))
+    arguments = draw(st.sampled_from(['{"input": "a\\n\\ud83d\\ude00b"}', '{"input": "x', "{}", "no JSON", ""]))
+    first, second = sorted(draw(st.tuples(*[st.integers(0, len(arguments))] * 2)))
+    last = draw(st.sampled_from([Piece(), Piece("t"), Piece(" "), Piece(reasoning="h")]))
+    return [
+        Piece(calls=(ToolCallDelta(index, arguments[:first], f"chatcmpl-tool-{index}", name),)),
+        Piece(calls=(ToolCallDelta(index, arguments[first:second]),)),
+        Piece(last.text, last.reasoning, (ToolCallDelta(index, arguments[second:]),)),
+    ]
+
+
 @st.composite
 def answers(draw):
-    """Reasoning, then text, then calls, each in some pieces, and pieces that stand on a border."""
-    said = [Piece(reasoning=piece) for piece in draw(st.lists(st.text("th \u00e9", max_size=3), max_size=3))]
-    said += [Piece(draw(st.text(" c", max_size=2)), draw(st.text("t", max_size=2)))]
-    said += [Piece(piece) for piece in draw(st.lists(st.text("c \n\u2028", max_size=3), max_size=3))]
-    for index in range(draw(st.integers(0, 2))):
-        name = draw(st.sampled_from(["f", "apply_patch", "mcp__files__read", "unknown"]))
-        arguments = draw(st.sampled_from(['{"input": "a\\n\\ud83d\\ude00b"}', '{"input": "x', "{}", "no JSON", ""]))
-        cut = draw(st.integers(0, len(arguments)))
-        said.append(Piece(calls=(ToolCallDelta(index, arguments[:cut], f"chatcmpl-tool-{index}", name),)))
-        said.append(Piece(calls=(ToolCallDelta(index, arguments[cut:]),)))
+    """Reasoning, text and calls in any order, each in some pieces, and pieces that stand on a border."""
+    said, num_calls = [Piece()], 0
+    for kind in draw(st.lists(st.sampled_from(["reasoning", "text", "border", "call"]), max_size=6)):
+        if kind == "reasoning":
+            said += [Piece(reasoning=piece) for piece in draw(st.lists(st.text("th \u00e9", max_size=3), max_size=3))]
+        elif kind == "text":
+            said += [Piece(piece) for piece in draw(st.lists(st.text("c \n\u2028", max_size=3), max_size=3))]
+        elif kind == "border":
+            said.append(Piece(draw(st.text(" c", max_size=2)), draw(st.text("t", max_size=2))))
+        else:
+            said += draw(calls(num_calls))
+            num_calls += 1
     return said
 
 
@@ -171,14 +194,15 @@ def text_of(item):
 
 
 @many
-@given(pieces=answers(), given_fields=fields, include=included, is_stepwise=st.booleans())
+@given(pieces=answers(), given_fields=fields, include=included, is_stepwise=st.booleans(), is_merging=st.booleans())
 async def test_the_events_add_up_to_the_whole_answer_and_openai_reads_them(
-    reused, pieces, given_fields, include, is_stepwise
+    reused, merging, pieces, given_fields, include, is_stepwise, is_merging
 ):
-    reused.llm.pieces, reused.llm.pause_turns = (pieces,), 10 * is_stepwise
+    api = merging if is_merging else reused
+    api.llm.pieces, api.llm.pause_turns = (pieces,), 10 * is_stepwise
     request = {"tools": [FUNCTION, PATCH, SPACE, *BUILT_IN], "include": include, **given_fields}
-    whole = (await reused.respond(**request)).json
-    events = (await reused.respond(**request, stream=True)).named_events
+    whole = (await api.respond(**request)).json
+    events = (await api.respond(**request, stream=True)).named_events
     Response.model_validate(whole)
     for event in events:
         if event["type"] not in ONLY_VLLM:
@@ -189,6 +213,25 @@ async def test_the_events_add_up_to_the_whole_answer_and_openai_reads_them(
     items = accumulate(events)
     assert [item["done"] for item in items] == events[-1]["response"]["output"]
     assert [item["text"] for item in items] == [text_of(item["done"]) for item in items]
+
+
+@pytest.mark.parametrize("interval", [1, 7])
+async def test_a_call_keeps_its_arguments_whatever_follows(make_api, interval):
+    first, last = calling("f", '{"a"')
+    after = Piece(calls=(ToolCallDelta(1, "{}", "chatcmpl-tool-2", "f"),))
+    pieces = [first, last, Piece(calls=(ToolCallDelta(0, ":1}"),)), Piece(reasoning="Hm"), after]
+    api = make_api(llm=stepwise(pieces, tool_parser="hermes", reasoning_parser="qwen3"), stream_interval=interval)
+    output = (await api.respond(stream=True, tools=[FUNCTION])).named_events[-1]["response"]["output"]
+    assert [text_of(item) for item in output] == ['{"a":1}', "Hm", "{}"]
+
+
+async def test_reasoning_in_two_places_is_two_items_whole_and_streamed(make_api):
+    pieces = [Piece(reasoning="plan"), Piece("Look:"), Piece(reasoning="more"), *calling("f", "{}")]
+    api = make_api(llm=stepwise(pieces, tool_parser="hermes", reasoning_parser="qwen3"))
+    whole = (await api.respond(tools=[FUNCTION])).json["output"]
+    streamed = (await api.respond(stream=True, tools=[FUNCTION])).named_events[-1]["response"]["output"]
+    for output in (whole, streamed):
+        assert [text_of(item) for item in output] == ["plan", "Look:", "more", "{}"]
 
 
 @many

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxserve import FinishReason, Logprob, SamplingParams, TextDelta, TokenLogprob
+from jaxserve import FinishReason, Logprob, SamplingParams, TextDelta, TokenLogprob, ToolCallDelta
 from server.errors import ApiError
 from server.generation import Generation
-from server.unsent_output import MAX_DELTAS, UnsentOutput, estimate_bytes, merge_deltas
+from server.unsent_output import MAX_DELTAS, UnsentOutput, estimate_bytes, merge_deltas, merge_in_order
 from tests.fake_llm import FakeLLM
 
 
@@ -136,3 +136,25 @@ async def test_a_reply_that_takes_too_much_is_refused(make_api):
     llm = FakeLLM(["a"] * 50)
     answer = await make_api(llm=llm, max_unsent_bytes=1000).chat(max_tokens=50)
     assert answer.status == 503 and "waits to be read" in answer.error["message"]
+
+
+parts = st.tuples(st.sampled_from(["", "r"]), st.sampled_from(["", "t"]), st.booleans())
+
+
+def sequence_of(deltas):
+    """The parts of deltas in order, each piece a character."""
+    return "".join(delta.reasoning + delta.text + "c" * len(delta.tool_calls) for delta in deltas)
+
+
+@given(st.lists(parts, max_size=12))
+def test_merged_in_order_the_parts_are_in_the_same_order(given_parts):
+    deltas = [
+        TextDelta(0, text, (1,), reasoning=reasoning, tool_calls=(ToolCallDelta(0, "x"),) * has_call)
+        for reasoning, text, has_call in given_parts
+    ]
+    merged = merge_in_order(deltas)
+    assert sequence_of(merged) == sequence_of(deltas)
+    assert sum(len(delta.token_ids) for delta in merged) == len(deltas)
+    assert len(merged) <= max(
+        1, sequence_of(deltas).count("ct") + sequence_of(deltas).count("cr") + sequence_of(deltas).count("tr") + 1
+    )
