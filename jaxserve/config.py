@@ -112,7 +112,7 @@ class EngineConfig:
         " auto keeps what a quantised checkpoint or a .gguf file has packed, with its own codes, where the device"
         " multiplies it, and unpacks the rest. CPUs have int8, int4 and blocks, those of a .gguf file as they are,"
         " compute in float32 and round activations to int8 inside every product; GPUs and TPUs have int8, fp8 and int4,"
-        " with a scale for each output or group of inputs.",
+        " with a scale for each output or group of inputs, but fp8 on GPUs from Hopper on only.",
     )
     tensor_parallel_size: int = option(
         1,

@@ -33,7 +33,9 @@ PRODUCTS: Mapping[str, Mapping[Quantization, str]] = {
     "gpu": {"int8": "outputs", "fp8": "outputs", "int4": "groups of inputs"},
     "tpu": {"int8": "outputs", "fp8": "outputs", "int4": "groups of inputs"},
 }
-FP8_CAPABILITY = 9.0  # of NVIDIA GPUs from which on fp8 is multiplied as it is
+# Of NVIDIA GPUs from which on fp8 is multiplied as it is. On older ones XLA stores every weight in bfloat16 in each
+# step, on an L4 tables alone if activations are rounded (jaxlib 0.10.2): it moves 5 bytes a weight, and bfloat16 has 2.
+FP8_CAPABILITY = 9.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +163,8 @@ def _keep_scales(
     checkpoint: QuantizedCheckpoint | OrbaxCheckpoint, params: Mapping[ParamPath, ParamSpec], placement: Placement
 ) -> WeightForm:
     """Return the form for an accelerator, which multiplies the file's numbers if outputs have one scale each."""
-    products = PRODUCTS.get(placement.platform, {})
+    has_fp8 = placement.platform != "gpu" or _multiplies_fp8(placement)
+    products = {kind for kind in PRODUCTS.get(placement.platform, {}) if kind != "fp8" or has_fp8}
     found = {
         path: find_stored_scales(checkpoint, find_origin(checkpoint, path, param))
         for path, param in params.items()
@@ -173,13 +176,16 @@ def _keep_scales(
     if not kinds:
         is_plain = isinstance(checkpoint, OrbaxCheckpoint) and not checkpoint.packed
         reason = "" if is_plain else f"a {placement.platform} multiplies numbers with one scale for each output"
+        if not has_fp8 and any(stored is not None and stored[0] == "fp8" for stored in found.values()):
+            reason = f"a gpu multiplies fp8 from compute capability {FP8_CAPABILITY} on"
         return WeightForm("none", reason=reason)
     quantization = "fp8" if "fp8" in kinds.values() else "int8"
-    form = ScaledForm(_rounds_activations(placement))
+    form = ScaledForm(_multiplies_fp8(placement))
     return WeightForm(quantization, kinds, "the numbers of the file", form)
 
 
-def _rounds_activations(placement: Placement) -> bool:
+def _multiplies_fp8(placement: Placement) -> bool:
+    """Return whether the devices are GPUs that multiply fp8 as it is, with activations that are rounded to it."""
     capability = str(getattr(placement.devices[0], "compute_capability", "0"))
     return placement.platform == "gpu" and float(capability) >= FP8_CAPABILITY
 
@@ -201,8 +207,13 @@ def choose_requested(quantization: Quantization, placement: Placement, dtype: np
     check_products(quantization, platform)
     if quantization == "none":
         return WeightForm(quantization)
+    if platform == "gpu" and quantization == "fp8" and not _multiplies_fp8(placement):
+        raise BadConfig(
+            f"quantization='fp8' needs a gpu of compute capability {FP8_CAPABILITY} or later; on others weights would "
+            "be unpacked in every step; try int8 or int4."
+        )
     if platform != "cpu":
-        rounds_activations = quantization == "fp8" and _rounds_activations(placement)
+        rounds_activations = quantization == "fp8" and _multiplies_fp8(placement)
         has_kernel = quantization == "int4" and platform == "gpu"
         return WeightForm(quantization, scaled=ScaledForm(rounds_activations, has_kernel))
     if dtype != np.float32:

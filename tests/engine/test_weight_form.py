@@ -174,8 +174,20 @@ def test_numbers_with_other_scales_are_unpacked_on_an_accelerator(form, tmp_path
 
 def test_activations_are_rounded_where_fp8_is_multiplied_as_it_is(tmp_path):
     path = write(tmp_path, INT4)
-    older = choose(path, "gpu", "bfloat16", capability="8.0", quantization="fp8")
-    assert older.scaled == ScaledForm(rounds_activations=False)
+    assert choose(path, "gpu", "bfloat16", quantization="fp8").scaled == ScaledForm(rounds_activations=True)
+    assert choose(path, "tpu", "bfloat16", quantization="fp8").scaled == ScaledForm(rounds_activations=False)
+
+
+def test_fp8_that_a_gpu_would_unpack_in_every_step_is_refused(tmp_path):
+    with pytest.raises(BadConfig, match=r"quantization='fp8' needs a gpu of compute capability 9\.0 or later"):
+        choose(write(tmp_path, INT4), "gpu", "bfloat16", capability="8.9", quantization="fp8")
+
+
+def test_fp8_of_a_file_is_unpacked_once_where_it_has_no_products(tmp_path):
+    path = write(tmp_path, writer.FORMS["fp8 of whole tensors"])
+    older = choose(path, "gpu", "bfloat16", capability="8.9")
+    assert (older.quantization, older.reason) == ("none", "a gpu multiplies fp8 from compute capability 9.0 on")
+    assert choose(path, "gpu", "bfloat16").quantization == "fp8"
 
 
 def test_what_has_no_products_is_refused_with_what_has(tmp_path):
