@@ -1,6 +1,7 @@
 """Servers of models that pool, through the openai SDK and plain HTTP."""
 
 import asyncio
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,4 +62,6 @@ async def test_many_callers_at_once_get_their_own_vectors_and_nothing_is_left(se
         await asyncio.gather(*map(embed, range(60)))
         metrics = (await client.get("/metrics")).text
     assert 'vllm:num_requests_running{engine="0",model_name="tiny"} 0.0' in metrics
-    assert "jaxserve:nonfinite_logits_total" in metrics
+    finished = re.search(r'vllm:request_success_total\{[^}]*"stop"[^}]*\} (\d+)', metrics)
+    assert finished is not None
+    assert int(finished[1]) >= 60
