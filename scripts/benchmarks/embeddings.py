@@ -5,7 +5,8 @@
 
 The texts are sentences of random common words, the same for both. Each round embeds all of them with jaxserve's LLM
 and then with sentence-transformers (batches of 32, sorted by length as it does by itself), in a process of its own that
-waits while the other one works. Medians of the rounds are printed, and the largest difference of two numbers.
+waits while the other one works. Both compute in float32. Medians of the rounds are printed, and the largest difference
+of two numbers.
 --peer-python is the interpreter of an environment that has sentence-transformers; without it only jaxserve is timed.
 """
 
@@ -36,8 +37,9 @@ WORDS = (
 )
 PEER = """
 import json, sys, time
+import torch
 from sentence_transformers import SentenceTransformer
-model = SentenceTransformer(sys.argv[1], device="cpu")
+model = SentenceTransformer(sys.argv[1], device="cpu", model_kwargs={"dtype": torch.float32})
 texts = json.load(open(sys.argv[2]))
 model.encode(texts[:32])
 print("ready", flush=True)
