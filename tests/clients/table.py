@@ -41,6 +41,8 @@ VERCEL = ("@ai-sdk/openai-compatible@3.0.92", "ai@7.0.173")
 CLIENTS = (
     Client("openai", OPENAI, "with_openai.py"),
     Client("openai", OPENAI, "with_openai_shapes.py"),
+    Client("openai", OPENAI, "with_openai_responses.py"),
+    Client("anthropic", ("anthropic==2.14.0",), "with_anthropic.py"),
     Client("openai-node", ("openai@7.57.0",), "with_openai.mjs"),
     Client("openai-node", ("openai@7.57.0",), "with_openai_agents.mjs"),
     Client("langchain", LANGCHAIN, "with_langchain.py"),
