@@ -42,6 +42,7 @@ CLIENTS = (
     Client("openai", OPENAI, "with_openai.py"),
     Client("openai", OPENAI, "with_openai_shapes.py"),
     Client("openai", OPENAI, "with_openai_responses.py"),
+    Client("openai-agents", ("openai-agents==0.24.0",), "with_agents.py"),
     Client("anthropic", ("anthropic==2.14.0",), "with_anthropic.py"),
     Client("openai-node", ("openai@7.57.0",), "with_openai.mjs"),
     Client("openai-node", ("openai@7.57.0",), "with_openai_agents.mjs"),

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from agents import TOOLS, loops
+from agent_checks import TOOLS, loops
 from checks import MODEL, URL, run
 from langchain.agents import create_agent
 from langchain_openai import ChatOpenAI

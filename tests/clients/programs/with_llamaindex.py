@@ -2,7 +2,7 @@
 
 import asyncio
 
-from agents import TOOLS, loops
+from agent_checks import TOOLS, loops
 from checks import MODEL, URL, run
 from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.llms.openai_like import OpenAILike
