@@ -38,17 +38,19 @@ async def start_chat(
     work: HostWork,
     id_prefix: str,
     field_names: Mapping[str, str] = MappingProxyType({}),
+    base_id: str | None = None,
 ) -> ChatRun:
     """Admit, prepare and start a request that has been checked. It belongs to the current task.
 
     id_prefix: beginning of the reply's id. field_names: the client's names of fields by those of chat, for errors.
+    base_id: the rest of the reply's id; None: the client's, or random.
 
     Raises ApiError or the library's errors if it cannot be served, or not now.
     """
     rank = state.check_headers(request)
     adapter = state.check_model(request.model)
     slot = state.admit(request.n or 1)
-    metadata = state.make_metadata(slot, id_prefix, request, adapter, parses_reasoning=True)
+    metadata = state.make_metadata(slot, id_prefix, request, adapter, base_id=base_id, parses_reasoning=True)
     salt = state.get_cache_salt(request)
     with client_fields(field_names):
         job = await slot.run(prepare_chat(request, state.llm, state.config, work, slot.places, salt, rank, adapter))

@@ -165,18 +165,19 @@ class ServerState:
         request: GenerationRequest,
         adapter: Adapter | None = None,
         *,
+        base_id: str | None = None,
         parses_reasoning: bool = False,
     ) -> ReplyMetadata:
         """Make the fields that the reply has in common with all its chunks, when the request is accepted.
 
         slot: gets the id, by which the request may be aborted. prefix: beginning of the id, like "chatcmpl-".
-        adapter: the request's, whose name replies carry.
+        adapter: the request's, whose name replies carry. base_id: the rest of the id; None: the client's, or random.
         parses_reasoning: the endpoint separates reasoning from content, for models that reason.
         """
         config = self.config
         as_ids = request.return_tokens_as_token_ids
         return ReplyMetadata(
-            id=self.make_reply_id(slot, prefix, request.request_id),
+            id=self.make_reply_id(slot, prefix, request.request_id, base_id),
             created=now_s(),
             model=self.model_names[0] if adapter is None else adapter.name,
             fingerprint=self.fingerprint,
@@ -187,9 +188,12 @@ class ServerState:
             counts_reasoning=parses_reasoning and self.llm.reasoning_parser is not None,
         )
 
-    def make_reply_id(self, slot: RequestSlot, prefix: str, request_id: str | None) -> str:
-        """Make the id of a reply, and tell the slot. request_id: the body's; the header X-Request-Id wins."""
-        base = quart.request.headers.get("X-Request-Id") or request_id or make_random_id()
+    def make_reply_id(self, slot: RequestSlot, prefix: str, request_id: str | None, base_id: str | None = None) -> str:
+        """Make the id of a reply, and tell the slot.
+
+        request_id: the body's; the header X-Request-Id wins. base_id: what has been chosen instead of both.
+        """
+        base = base_id or quart.request.headers.get("X-Request-Id") or request_id or make_random_id()
         slot.set_id(prefix, base)
         return prefix + base
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -11,9 +12,10 @@ from quart import Response
 
 from jaxserve import InvalidParameter
 from server.chat_run import start_chat
-from server.errors import json_response
+from server.errors import json_response, preview
 from server.generation import Generation
 from server.json_bytes import encode_json
+from server.replies import make_random_id
 from server.reply_headers import IGNORED_TOOLS_HEADER, add_names_header, add_unenforced_header
 from server.request_reader import HostWork
 from server.responses.background import BackgroundRun
@@ -27,6 +29,7 @@ from server.send_reply import send_reply
 from server.sse import make_stream_response
 from server.state import ServerState
 
+_ROUTABLE = re.compile(r"[A-Za-z0-9._~:-]{1,256}")  # ids that stand in a path as they are
 OnEnd = Callable[[dict[str, Any]], None]
 
 
@@ -78,11 +81,30 @@ class _ResponsesCall:
         return add_unenforced_header(response, generation.jobs, mapped.unenforced)
 
     async def _start(self, mapped: MappedRequest, on_end: OnEnd) -> tuple[Generation, ResponsesWriter, int]:
-        run = await start_chat(self._state, mapped.chat, self._work, ID_PREFIX, mapped.field_names)
+        base_id = self._choose_id() if self._request.is_stored else None
+        run = await start_chat(self._state, mapped.chat, self._work, ID_PREFIX, mapped.field_names, base_id)
         writer = ResponsesWriter(
             self._request, mapped, run.metadata, run.generation, run.renderer, self._state.tool_metrics, on_end
         )
         return run.generation, writer, run.metadata.stream_interval
+
+    def _choose_id(self) -> str:
+        """Choose the id of a response that is kept, without its prefix: no other may have it, and it stands in a path.
+
+        Raises InvalidParameter if the request's own is of no use. That of a header, which may be a proxy's and come
+        again with a second try, is then replaced by a random one.
+        """
+        header, given = quart.request.headers.get("X-Request-Id"), self._request.request_id
+        for base_id in filter(None, (header, None if header else given)):
+            if _ROUTABLE.fullmatch(base_id) and self._state.responses.claim(self._owner, ID_PREFIX + base_id):
+                return base_id
+        if given and not header:
+            message = (
+                f"request_id is the id of the response that is kept, so it must be new and have letters, digits, '.', "
+                f"'_', '~', ':' and '-' only, got {preview(given)}; leave it out, or send store: false."
+            )
+            raise InvalidParameter(message, "request_id")
+        return make_random_id()
 
     def _make_entry(
         self, mapped: MappedRequest, response: dict[str, Any], run: BackgroundRun | None = None

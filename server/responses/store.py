@@ -5,6 +5,7 @@ They are lost when the server ends. Each belongs to the API key that asked for i
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -73,10 +74,24 @@ class ResponseStore:
         self._max_size, self._max_bytes = config.responses_store_size, config.responses_store_bytes
         self._max_age_s, self._now_s = config.responses_store_age_s, now_s
         self._by_id: dict[tuple[str, str], StoredResponse] = {}
+        self._claimed: set[tuple[str, str]] = set()
         self.num_bytes = 0
 
     def __len__(self) -> int:
         return len(self._by_id)
+
+    def claim(self, owner: str, response_id: str) -> bool:
+        """Take an id for the response that the current task makes, until that is done.
+
+        Return False if a response of the owner is kept under that id, or comes.
+        """
+        key, task = (owner, response_id), asyncio.current_task()
+        if key in self._by_id or key in self._claimed:
+            return False
+        self._claimed.add(key)
+        if task is not None:
+            task.add_done_callback(lambda _: self._claimed.discard(key))
+        return True
 
     def put(self, owner: str, entry: StoredResponse) -> None:
         """Keep a response. One of the same id and owner is replaced.

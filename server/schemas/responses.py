@@ -171,7 +171,10 @@ class ResponsesRequest(BaseModel):
     priority: Int64 | None = same_as(ChatRequest, "priority", test=_PARAMETERS)
     cache_salt: str | None = same_as(ChatRequest, "cache_salt", test=_PARAMETERS)
     request_id: str | None = same_as(
-        ChatRequest, "request_id", test="test_responses.py::test_the_id_may_be_the_client_s"
+        ChatRequest,
+        "request_id",
+        note="the header X-Request-Id wins; stored: new, and without / and the like, else 400, a header's is replaced",
+        test="test_responses.py::test_an_id_of_the_client_is_that_of_one_response_only",
     )
     max_tool_calls: Int | None = no_effect(
         "Most calls of built-in tools.", note="there are none; repeated in the reply", test=_NO_EFFECT

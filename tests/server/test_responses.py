@@ -1,5 +1,7 @@
 """The whole answer of POST /v1/responses: its keys, its items, its errors."""
 
+import asyncio
+
 import pytest
 
 from tests.fake_llm import FakeLLM
@@ -74,6 +76,39 @@ async def test_metadata_is_limited(api, metadata):
 async def test_the_id_may_be_the_client_s(api):
     assert (await api.respond(request_id="mine")).json["id"] == "resp_mine"
     assert (await api.respond(request_id="mine", headers={"X-Request-Id": "head"})).json["id"] == "resp_head"
+
+
+@pytest.mark.parametrize("background", [False, True])
+async def test_an_id_of_the_client_is_that_of_one_response_only(api, background):
+    fields = {"request_id": "mine", "background": background}
+    assert (await api.respond(**fields)).status == 200
+    again = await api.respond(**fields)
+    assert (again.status, again.error["param"]) == (400, "request_id")
+    assert (await api.respond(request_id="mine", store=False)).json["id"] == "resp_mine"
+    headers = {"X-Request-Id": "mine"}
+    by_header = (await api.respond(background=background, headers=headers)).json["id"]
+    assert by_header != "resp_mine" and (await api.get(f"/v1/responses/{by_header}")).status == 200
+
+
+async def test_two_at_once_cannot_have_one_id(make_api):
+    llm = FakeLLM()
+    llm.hold_at = 1
+    api = make_api(llm=llm)
+    first = asyncio.create_task(api.respond(request_id="mine"))
+    await llm.wait_until(lambda llm: bool(llm.calls))
+    assert (await api.respond(request_id="mine")).error["param"] == "request_id"
+    llm.release.set()
+    assert (await first).json["id"] == "resp_mine"
+    assert len(llm.calls) == 1
+
+
+@pytest.mark.parametrize("given", ["a/b", "a b", "\u00e9", "a?b"])
+async def test_an_id_that_no_path_can_hold_is_refused_or_replaced(api, given):
+    assert (await api.respond(request_id=given)).error["param"] == "request_id"
+    assert (await api.respond(request_id=given, store=False)).status == 200
+    if given.isascii():
+        response = (await api.respond(headers={"X-Request-Id": given})).json
+        assert (await api.get(f"/v1/responses/{response['id']}")).json == response
 
 
 async def test_the_model_is_checked_as_for_chat(api):
