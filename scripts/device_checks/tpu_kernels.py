@@ -18,7 +18,6 @@ calls, or for sinks, which it has not.
 
 import argparse
 import json
-import math
 import os
 import subprocess
 import sys
@@ -30,12 +29,13 @@ from pathlib import Path
 from typing import Any
 
 from jaxserve.parallel.targets import TARGETS, Target, TargetPlacement, describe_devices
-from scripts.device_checks.bundles import Loop, find_kernel
+from scripts.device_checks.bundles import find_kernel
 from scripts.device_checks.report import Record
+from scripts.device_checks.tpu_cycles import PAGE_SIZE, Kernel
 
 PROGRAM = Path(__file__).resolve().parents[1] / "device"
 DECODE_ROWS, CONTEXTS, PROMPTS = (32, 128), (128, 1024, 4096), (1024, 2048, 8192)
-PAGE_SIZE, MAX_TOKENS, CHUNK = 32, 8192, 2048
+MAX_TOKENS, CHUNK = 8192, 2048
 TILE_TOKENS = 16  # that are read and written for a new token, in bfloat16
 
 
@@ -44,17 +44,23 @@ CHIPS = {"v5e": TARGETS["v5e-1"], "v5p": TARGETS["v5p-8"], "v6e": TARGETS["v6e-1
 
 @dataclass(frozen=True)
 class Shape:
-    """Heads of a layer in bfloat16, and how it attends."""
+    """Heads of a layer in bfloat16, and how it attends. With a latent_dim, head_dim is that of a latent vector."""
 
     heads: int
     kv_heads: int
     head_dim: int
     how: dict[str, Any] = field(default_factory=dict)
+    latent_dim: int = 0
 
     @property
     def token_bytes(self) -> int:
         """Bytes of the keys and values of one token."""
-        return 2 * self.kv_heads * self.head_dim * 2
+        return (1 if self.latent_dim else 2) * self.kv_heads * self.head_dim * 2
+
+    @property
+    def flops(self) -> int:
+        """Additions and multiplications of all heads for a query and a key."""
+        return 2 * self.heads * (self.head_dim + (self.latent_dim or self.head_dim))
 
 
 SHAPES = {
@@ -63,6 +69,9 @@ SHAPES = {
     "gpt-oss-20B": Shape(64, 8, 64, {"sinks": True}),
     "Gemma-2-9B": Shape(16, 8, 256, {"softcap": 50.0}),
     "64 heads on 4": Shape(64, 4, 128),
+    "DeepSeek-V3 / 8": Shape(16, 1, 576, latent_dim=512),  # an eighth of the heads
+    "Kimi-K2": Shape(64, 1, 576, latent_dim=512),
+    "GLM-4.7-Flash": Shape(20, 1, 576, latent_dim=512),
 }
 
 
@@ -93,20 +102,25 @@ def _compile(shape: Shape, backend: Any, device: Any, rows: int, tokens: int) ->
     def describe(*sizes: int, dtype: Any = jnp.bfloat16) -> Any:
         return jax.ShapeDtypeStruct(sizes, dtype, sharding=SingleDeviceSharding(device))
 
-    made = jax.eval_shape(lambda: backend.make_pages(2048, PAGE_SIZE, shape.kv_heads, shape.head_dim, jnp.bfloat16))
+    heads = (shape.kv_heads, shape.head_dim)
+    if shape.latent_dim:
+        backend, heads = backend.latent, (shape.latent_dim, shape.head_dim - shape.latent_dim)
+    made = jax.eval_shape(lambda: backend.make_pages(2048, PAGE_SIZE, *heads, jnp.bfloat16))
     pages = jax.tree.map(lambda leaf: describe(*leaf.shape, dtype=leaf.dtype), made)
     sizes = ((tokens,), (tokens,), (rows, MAX_TOKENS // PAGE_SIZE), (rows,), (rows + 1,))
     facts = (describe(*each, dtype=jnp.int32) for each in sizes)
     inputs = AttentionInputs(*facts, max_queries_per_row=tokens // rows)
     sinks = describe(shape.heads) if shape.how.get("sinks") else None
 
-    def step(query: Any, key: Any, value: Any, pages: Any, inputs: Any, sinks: Any) -> Any:
-        pages = backend.write(pages, key, value, inputs.slot_T)
-        how = shape.how | {"sinks": sinks}
+    def step(query: Any, new: Any, pages: Any, inputs: Any, sinks: Any) -> Any:
+        pages = backend.write(pages, *new, inputs.slot_T)
+        how = shape.how if sinks is None else shape.how | {"sinks": sinks}
         return backend.attend(query, pages, inputs, scale=shape.head_dim**-0.5, **how), pages
 
-    numbers = [describe(tokens, heads, shape.head_dim) for heads in (shape.heads, shape.kv_heads, shape.kv_heads)]
-    lowered = jax.jit(step, donate_argnums=3, keep_unused=True).lower(*numbers, pages, inputs, sinks)
+    query = describe(tokens, shape.heads, shape.head_dim)
+    keys = describe(tokens, shape.kv_heads, shape.head_dim)
+    new = [describe(tokens, shape.head_dim)] if shape.latent_dim else [keys, keys]
+    lowered = jax.jit(step, donate_argnums=2, keep_unused=True).lower(query, new, pages, inputs, sinks)
     began = time.monotonic()
     compiled = lowered.compile()
     seconds = time.monotonic() - began
@@ -114,77 +128,9 @@ def _compile(shape: Shape, backend: Any, device: Any, rows: int, tokens: int) ->
     analysis = compiled.memory_analysis()
     if analysis is None or analysis.alias_size_in_bytes < pool_bytes:
         raise RuntimeError(f"not all {pool_bytes} bytes of pages are updated in place: {analysis}")
-    params = make_params(backend.config, numbers[0], pages, inputs, scale=1.0) if backend.name == "mosaic" else None
+    config = getattr(backend, "config", None)
+    params = None if config is None else make_params(config, query, pages, inputs, scale=1.0)
     return params, {"compile_s": round(seconds, 1), "code_bytes": analysis.generated_code_size_in_bytes}
-
-
-def _busiest(kernel: Loop) -> Loop:
-    """Return the innermost loop with the most products."""
-    return max(kernel.walk(), key=lambda loop: (loop.products, loop.depth))
-
-
-def _parent(loop: Loop) -> Loop:
-    assert loop.parent is not None
-    return loop.parent
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """A compiled kernel, and the sizes that it was compiled with.
-
-    block_tokens   of one turn of its loop
-    tile           rows of one turn of the grid of decode; queries of one of prefill
-    """
-
-    loops: Loop
-    backend: str
-    block_tokens: int
-    tile: int
-
-    def decode_cycles(self, rows: int, context: int) -> tuple[float, int]:
-        """Return the bundles of a step, and the tokens that it fetches."""
-        block = _busiest(self.loops)
-        row, blocks, pages = _parent(block), -(-context // self.block_tokens), -(-context // PAGE_SIZE)
-        per_row = row.bundles + blocks * block.bundles
-        fetched = blocks * self.block_tokens
-        if self.backend == "mosaic":
-            per_block = self.block_tokens // PAGE_SIZE
-            fetch, wait, clear = (loop.bundles for loop in block.inner[:3])
-            per_row += pages * fetch + pages % per_block * wait + -pages % per_block * clear
-            fetched = pages * PAGE_SIZE
-        per_turn = _parent(row).bundles if row.depth > 1 else 0
-        return self.loops.bundles + rows * per_row + -(-rows // self.tile) * per_turn, rows * fetched
-
-    def prefill_cycles(self, tokens: int, kv_heads: int, parts: tuple[int, ...]) -> tuple[float, int]:
-        """Return the bundles of a prompt, and the tokens that its tiles fetch."""
-        tiles, cycles, fetched = -(-tokens // self.tile), float(self.loops.bundles), 0
-        if self.backend != "mosaic":
-            block = _busiest(self.loops)
-            blocks = tiles * -(-tokens // self.block_tokens)
-            per_tile = _parent(block).bundles + _parent(_parent(block)).bundles
-            return cycles + tiles * per_tile + blocks * block.bundles, blocks * self.block_tokens
-        from jaxserve.attention.mosaic.pages import UNROLLED_HEADS
-
-        heads = [loop for loop in self.loops.walk() if loop.products and not loop.inner]
-        block = _parent(heads[0])
-        turn, finish = _parent(block), _parent(block).inner[-1]
-        turns = kv_heads / math.gcd(kv_heads, UNROLLED_HEADS)
-        for tile in range(tiles):
-            first, end = tile * self.tile, min(tokens, (tile + 1) * self.tile)
-            cycles += turn.bundles + turns * finish.bundles
-            for start in range(0, end, self.block_tokens):
-                seen = min(self.block_tokens, end - start)
-                part = next(index for index, size in enumerate(parts) if seen <= size)
-                head = heads[0] if start + self.block_tokens <= first + 1 else heads[1 + part]
-                pages = -(-seen // PAGE_SIZE)
-                cycles += block.bundles + turns * head.bundles + pages * block.inner[0].bundles
-                fetched += pages * PAGE_SIZE
-        return cycles, fetched
-
-    def write_cycles(self, tokens: int) -> float:
-        """Return the bundles of a write of single tokens."""
-        run = max(self.loops.inner, key=lambda loop: loop.bundles if loop.inner else 0)
-        return self.loops.bundles + tokens * (run.bundles + run.inner[0].bundles)
 
 
 def _predict(dump: Path, chip: Target, shape: Shape, name: str, params: Any, what: str, rows: int) -> Iterator[Record]:
@@ -194,19 +140,19 @@ def _predict(dump: Path, chip: Target, shape: Shape, name: str, params: Any, wha
 
     bytes_per_cycle, flops_per_cycle = chip.bytes_per_s / chip.clock_hz, chip.flops_per_s / chip.clock_hz
     if name == "mosaic":
-        loops, block_tokens, parts = find_kernel(dump, f"paged_{what}"), params.block_tokens, params.part_sizes
-        kernel = Kernel(loops, name, block_tokens, decode.GRID_ROWS if what == "decode" else params.tile_queries)
-        stored_bytes = shape.token_bytes
+        tile = decode.GRID_ROWS if what == "decode" else params.tile_queries
+        kernel = Kernel(find_kernel(dump, f"paged_{what}"), params.block_tokens, tile, params)
+        stored_bytes = shape.token_bytes * params.lanes // shape.head_dim if shape.latent_dim else shape.token_bytes
     else:
         stored_bytes = shape.token_bytes * -(-shape.head_dim // 128) * 128 // shape.head_dim
-        block_tokens, parts = max(1, tpu.BLOCK_BYTES // (stored_bytes * PAGE_SIZE)) * PAGE_SIZE, ()
+        block_tokens = max(1, tpu.BLOCK_BYTES // (stored_bytes * PAGE_SIZE)) * PAGE_SIZE
         most = tpu.DECODE_BLOCK_QUERIES if what == "decode" else tpu.BLOCK_QUERIES
-        kernel = Kernel(find_kernel(dump, "ragged_paged_attention"), name, block_tokens, most)
+        kernel = Kernel(find_kernel(dump, "ragged_paged_attention"), block_tokens, most)
     if what == "prefill":
         for tokens in PROMPTS:
-            bundles, fetched = kernel.prefill_cycles(tokens, shape.kv_heads, parts)
+            bundles, fetched = kernel.prefill_cycles(tokens, shape.kv_heads)
             longest = max(bundles, fetched * stored_bytes / bytes_per_cycle)
-            least = 4 * shape.heads * shape.head_dim * tokens * (tokens + 1) / 2 / flops_per_cycle
+            least = shape.flops * tokens * (tokens + 1) / 2 / flops_per_cycle
             sizes = {"tokens": tokens, "bundles": round(bundles), "cycles": round(longest)}
             yield {"kind": "prefill", **sizes, "peak": round(100 * least / longest)}
         return
@@ -224,7 +170,7 @@ def _predict(dump: Path, chip: Target, shape: Shape, name: str, params: Any, wha
                 "time": round(100 * longest / least),
             }
             if name == "mosaic":
-                written = Kernel(find_kernel(dump, "page_write"), name, 0, 0).write_cycles(count)
+                written = Kernel(find_kernel(dump, "page_write"), 0, 0).write_cycles(count)
                 copied = 2 * count * shape.token_bytes * TILE_TOKENS / bytes_per_cycle
                 sizes |= {"bundles": round(written), "cycles": round(max(written, copied))}
                 load, time_ = (round(100 * each / least) for each in (written, max(written, copied)))

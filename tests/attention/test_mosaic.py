@@ -21,10 +21,8 @@ from tests.attention import cases
 from tests.attention.cases import PAGE, Case, fill_with_nan
 from tests.attention.interpreter import STRICT, V5E, interpret
 
-# Blocks of two pages of two heads of 128 in float32, and tiles of 16 queries: several of each in short rows.
-SMALL = MosaicConfig(
-    decode_block_bytes=2 * 4 * PAGE * 512, prefill_block_bytes=4 * 4 * PAGE * 512, tile_rows=32, part_tokens=(32,)
-)
+# Blocks of two and of four pages, two of them at a time, and tiles of 16 queries: several of each in short rows.
+SMALL = MosaicConfig(prefill_tokens=4 * PAGE, decode_tokens=2 * PAGE, decode_heads=4, tile_rows=32, part_tokens=(32,))
 
 
 class Interpreted(MosaicAttention):
@@ -241,6 +239,25 @@ def test_a_tile_of_queries_is_halved_where_many_heads_need_it(kv_heads, group, q
     pages = jax.eval_shape(lambda: MosaicAttention().make_pages(64, 32, kv_heads, 128, jnp.bfloat16))
     query, inputs = shapes_of_a_prompt(kv_heads * group, 128)
     assert make_params(MosaicConfig(), query, pages, inputs, scale=1.0).tile_queries == queries
+
+
+@pytest.mark.parametrize(
+    ("kv_heads", "group", "head_dim", "tokens", "blocks", "joined"),
+    [
+        (8, 4, 128, 256, 4, 2),
+        (8, 8, 64, 256, 8, 2),
+        (1, 4, 128, 256, 8, 1),
+        (8, 2, 256, 256, 2, 1),
+        (1, 64, 128, 512, 2, 1),
+    ],
+)
+def test_decode_computes_with_blocks_of_several_rows_that_fit(kv_heads, group, head_dim, tokens, blocks, joined):
+    pages = jax.eval_shape(lambda: MosaicAttention().make_pages(64, 32, kv_heads, head_dim, jnp.bfloat16))
+    query, inputs = shapes_of_a_prompt(kv_heads * group, head_dim)
+    single = dataclasses.replace(inputs, max_queries_per_row=1)
+    params = make_params(MosaicConfig(), query, pages, single, scale=1.0)
+    assert (params.block_tokens, params.turn_blocks, params.joined_heads) == (tokens, blocks, joined)
+    assert params.decode_sizes == (tokens // 2, tokens)
 
 
 @pytest.mark.parametrize(("head_dim", "numbers"), [(64, 128), (40, 128), (80, 256), (128, 256), (192, 512)])

@@ -14,7 +14,7 @@ from tests.attention.interpreter import STRICT, V5E, interpret
 from tests.attention.test_latent import latent_case
 
 # Blocks of two pages, and tiles of four queries of four heads: several of each in short rows.
-SMALL = MosaicConfig(block_tokens=2 * PAGE, tile_rows=16, part_tokens=(PAGE,))
+SMALL = MosaicConfig(prefill_tokens=2 * PAGE, decode_tokens=2 * PAGE, decode_heads=3, tile_rows=16, part_tokens=(PAGE,))
 
 
 class Interpreted:

@@ -2,8 +2,9 @@
 
 They compile for v5e, v5p and v6e and hold the contract of the backends in JAX's TPU interpreter, with races, unwritten
 memory and reads out of bounds looked for. Decode reads the pages that a row sees and no others, and computes in less
-time than that takes; prefill is bound by its products on v5e. scripts/device kernels compares them with JAX's own
-kernel (tpu.py), by which "auto" takes them where they hold the pages. Their limits:
+time than that takes; prefill is bound by its products, which on v6e fill half of a unit if heads have 128 numbers or
+fewer. scripts/device kernels compares them with JAX's own kernel (tpu.py); "auto" takes ours where they hold the pages.
+Their limits:
 
 page table   lies in scalar memory, 1 MiB less 32 KiB: a larger one is refused by name, and pages are as large by
              default as it takes for the table to fit

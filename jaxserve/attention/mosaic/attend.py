@@ -7,6 +7,7 @@ from jax import Array
 
 from jaxserve.attention.inputs import AttentionInputs
 from jaxserve.attention.mosaic.pages import (
+    LANES,
     LOG2_E,
     SUBLANES,
     MosaicConfig,
@@ -19,6 +20,7 @@ from jaxserve.attention.page_types import has_scales
 from jaxserve.errors import BadConfig
 
 TABLE_BYTES = 2**20 - 2**15  # scalar memory of a core is 1 MiB on v5e and later; the kernels need some of it
+MAX_TURN_BLOCKS = 8
 
 
 def attend(
@@ -81,10 +83,14 @@ def make_params(
     _, num_stored, page_size, lanes = pages.number_PXZL.shape
     is_decode = inputs.max_queries_per_row == 1
     page_bytes = num_stored * page_size * lanes * pages.number_PXZL.dtype.itemsize
-    most_bytes = config.decode_block_bytes if is_decode else config.prefill_block_bytes
-    most_pages = min(inputs.page_table_BW.shape[1], most_bytes // page_bytes, config.block_tokens // page_size)
     group = query_TNH.shape[1] // pages.kv_heads
-    tile_queries = _floor_power(config.tile_rows // group)
+    is_short = is_decode and group < config.decode_rows
+    most_tokens = config.decode_tokens if is_short else config.prefill_tokens
+    most_pages = min(inputs.page_table_BW.shape[1], config.block_bytes // page_bytes, most_tokens // page_size)
+    block_pages = _floor_power(most_pages)
+    turn_blocks = min(config.decode_heads // pages.kv_heads, config.turn_bytes // (block_pages * page_bytes))
+    tile_rows = config.tile_rows * (2 if pages.kv_heads == 1 else 1)  # prefill cuts a head alone into two
+    tile_queries = _floor_power(tile_rows // group)
     params = MosaicParams(
         kv_heads=pages.kv_heads,
         group=group,
@@ -92,8 +98,9 @@ def make_params(
         lanes=lanes,
         value_lanes=pages.value_lanes,
         is_paired=pages.is_paired,
-        block_pages=_floor_power(most_pages),
-        num_buffers=config.num_buffers,
+        block_pages=block_pages,
+        joined_heads=2 if is_decode and lanes == LANES and pages.kv_heads % 2 == 0 else 1,
+        turn_blocks=_floor_power(min(turn_blocks, MAX_TURN_BLOCKS if is_short else 2)) if is_decode else 1,
         tile_queries=1 if is_decode else min(tile_queries, max(SUBLANES * 2, len(query_TNH))),
         part_tokens=tuple(config.part_tokens),
         scale=scale * LOG2_E if softcap is None else scale / softcap,

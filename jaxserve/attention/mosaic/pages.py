@@ -14,7 +14,7 @@ from jaxserve.errors import BadConfig
 LANES = 128
 SUBLANES = 8  # rows of a tile of 32-bit numbers
 LOG2_E = 1.4426950408889634
-UNROLLED_HEADS = 2  # of one turn of prefill: the products of one overlap with the softmax of the other
+UNROLLED_HEADS = 4  # of one turn of prefill: the products of one go on beside the softmax of the one before
 MIN_PAGE_SIZE = 32  # by default
 MAX_PAGE_BYTES = 4 * 2**20  # a write holds up to eight
 MASKED_SCORE = -1e30  # finite: a block that a query does not see is forgotten at the first one that it sees
@@ -130,18 +130,24 @@ def array_bytes(shape: tuple[int, ...], dtype: Any) -> int:
 class MosaicConfig:
     """Sizes of the kernels, which change their speed, and their rounding.
 
-    decode_block_bytes,    the most keys and values of one turn. Those of prefill are large, because a turn has a cost
-    prefill_block_bytes    of its own for every query; those of decode small, because the first is waited for
-    block_tokens           the most tokens of one turn
-    num_buffers            blocks in vector memory: one is computed with, the others are on their way
+    block_bytes            the most keys and values of a block
+    prefill_tokens         the most tokens of a block of prefill: many, because a block has a cost of its own for every
+                           query
+    decode_tokens          the most tokens of a block of decode: few, because short rows compute with a whole one
+    decode_heads           key heads of the blocks, of one row or of several, that decode computes with at a time: the
+                           steps of each wait for each other, and those of all fill the time
+    turn_bytes             the most bytes of these blocks
+    decode_rows            query heads of a key head from which on decode has blocks as long as prefill, two at a time
     tile_rows              rows of a tile of queries: queries times the heads that share a key head
     part_tokens            lengths of the pieces of a block that a tile of queries sees in part, besides the whole block
     """
 
-    decode_block_bytes: int = 2**20
-    prefill_block_bytes: int = 2**21
-    block_tokens: int = 512
-    num_buffers: int = 2
+    block_bytes: int = 2**21
+    prefill_tokens: int = 512
+    decode_tokens: int = 256
+    decode_heads: int = 64
+    turn_bytes: int = 2**22
+    decode_rows: int = 32
     tile_rows: int = 512
     part_tokens: tuple[int, ...] = (128, 256, 384)
 
@@ -154,7 +160,9 @@ class MosaicParams:
     lanes         L of the pages
     value_lanes   those of them in which values are multiplied
     is_paired     a value lies in the lanes of its key
-    block_pages   pages of one turn of the loop
+    block_pages   pages of a block
+    joined_heads  key heads that decode multiplies at once, side by side in the lanes, where one does not fill the unit
+    turn_blocks   blocks that are computed with in one turn of the loop; the next ones are on their way
     tile_queries  queries of one tile
     scale         of the scores: with it they are in units of log 2, or, where there is a soft cap, of the cap
     """
@@ -166,7 +174,8 @@ class MosaicParams:
     value_lanes: int
     is_paired: bool
     block_pages: int
-    num_buffers: int
+    joined_heads: int
+    turn_blocks: int
     tile_queries: int
     part_tokens: tuple[int, ...]
     scale: float
@@ -175,9 +184,22 @@ class MosaicParams:
     number_type: Any
 
     @property
+    def num_buffers(self) -> int:
+        """Blocks in vector memory."""
+        return 2 * self.turn_blocks
+
+    @property
     def block_tokens(self) -> int:
-        """Tokens of one turn of the loop."""
+        """Tokens of a block."""
         return self.block_pages * self.page_size
+
+    @property
+    def decode_sizes(self) -> tuple[int, ...]:
+        """The lengths of the pieces of a block that decode computes with, the whole block last."""
+        half = self.block_tokens // 2
+        return (
+            (half, self.block_tokens) if self.turn_blocks > 1 and half % self.page_size == 0 else (self.block_tokens,)
+        )
 
     @property
     def part_sizes(self) -> tuple[int, ...]:

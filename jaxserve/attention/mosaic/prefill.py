@@ -5,8 +5,9 @@ Blocks that every query of the tile sees whole are not masked; of the others, pa
 """
 
 import functools
+import itertools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +16,9 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from jaxserve.attention.inputs import AttentionInputs, QueryTiles
-from jaxserve.attention.mosaic.fetch import Items, Ring, ring_shapes
-from jaxserve.attention.mosaic.pages import LANES, UNROLLED_HEADS, MosaicPages, MosaicParams
-from jaxserve.attention.mosaic.softmax import Softmax, add_head, state_shapes
+from jaxserve.attention.mosaic.fetch import Block, HeadBlock, Items, Ring, keep_values, loop_if, ring_shapes
+from jaxserve.attention.mosaic.pages import LANES, MASKED_SCORE, SUBLANES, UNROLLED_HEADS, MosaicPages, MosaicParams
+from jaxserve.attention.mosaic.softmax import Softmax, add_scores, begin_if, finish, score_head, state_shapes
 from jaxserve.attention.mosaic.vector_memory import VECTOR_BYTES
 
 
@@ -107,67 +108,117 @@ def _prefill_kernel(*refs: Any, num_planes: int, has_sinks: bool, width: int, pa
     ring = Ring(items, planes, blocks, semaphores, cursor, params)
     state, tile = Softmax(*state_refs), pl.program_id(0)
 
-    @pl.when(tile == 0)
-    def _() -> None:
-        ring.begin()
-        jax.lax.fori_loop(0, params.kv_heads, lambda head, _: state.begin(head, sinks_ref), None)
+    ring.begin_if(tile == 0)
 
     @pl.when(tile < items.count_1[0])
     def _() -> None:
-        first_page, end_page = items.first_page_I[tile], items.end_page_I[tile]
+        num_pages = items.end_page_I[tile] - items.first_page_I[tile]
         first, end = first_ref[tile], end_ref[tile]
 
-        def add_block(block: Array, _: None) -> None:
-            page = first_page + block * params.block_pages
+        def add_block(index: Array, _: None) -> None:
             ring.fetch_next()
-            num_pages = jnp.minimum(params.block_pages, end_page - page)
-            slot = ring.wait(num_pages)
-            ring.clear_behind(slot, page, num_pages, length_ref[tile])
-            _add_block(ring, state, query_ref, slot, page * params.page_size, first, end)
+            block = ring.wait_next()
+            _add_block(ring, state, query_ref, sinks_ref, block, first, end, length_ref[tile], is_first=index == 0)
 
-        jax.lax.fori_loop(0, pl.cdiv(end_page - first_page, params.block_pages), add_block, None)
+        jax.lax.fori_loop(0, pl.cdiv(num_pages, params.block_pages), add_block, None)
 
-        def finish(head: Array, _: None) -> None:
-            out_ref[0, head] = state.finish(head, sinks_ref).astype(out_ref.dtype)
+        def answer(head: Array, _: None) -> None:
+            out_ref[0, head] = finish(state.load(head)).astype(out_ref.dtype)
 
-        jax.lax.fori_loop(0, params.kv_heads, finish, None, unroll=math.gcd(params.kv_heads, UNROLLED_HEADS))
+        jax.lax.fori_loop(0, params.kv_heads, answer, None, unroll=math.gcd(params.kv_heads, UNROLLED_HEADS))
 
 
-def _add_block(ring: Ring, state: Softmax, query_ref: Any, slot: Array, start: Array, first: Array, end: Array) -> None:
-    """Add a block whose first key is at position `start` to a tile whose queries are at `first` to `end` - 1.
+def _add_block(
+    ring: Ring,
+    state: Softmax,
+    query_ref: Any,
+    sinks_ref: Any,
+    block: Block,
+    first: Array,
+    end: Array,
+    length: Array,
+    *,
+    is_first: Array,
+) -> None:
+    """Add a block to a tile whose queries are at positions `first` to `end` - 1 of a row with so many tokens.
 
     It is added whole and without a mask if every query sees all of it, else up to the last key that any query sees.
     """
     params = ring.params
+    start = block.page * params.page_size
     is_whole = start + params.block_tokens <= first + 1
     if params.window is not None:
         is_whole &= start > end - 1 - params.window
-    add = functools.partial(_add_tokens, ring, state, query_ref, slot)
-    pl.when(is_whole)(lambda: add(params.block_tokens, None))
+    add = functools.partial(_add_tokens, ring, state, query_ref, sinks_ref, block, is_first)
+    loop_if(is_whole, functools.partial(add, params.block_tokens, None))
     seen = jnp.minimum(end - start, params.block_tokens)
     sizes = params.part_sizes
     for fewer, size in zip((0, *sizes), sizes, strict=False):
         is_size = jnp.logical_not(is_whole) & (seen > fewer) & (seen <= size)
-        pl.when(is_size)(functools.partial(add, size, start - first))
+        part = Part(start - first, ring.count_tokens(block, length))
+        loop_if(is_size, functools.partial(add, size, part))
 
 
-def _add_tokens(ring: Ring, state: Softmax, query_ref: Any, slot: Array, size: int, behind: Array | None) -> None:
-    """Add the first `size` tokens of a block to all heads.
+class Part(NamedTuple):
+    """A block that not every query sees whole: scalars.
 
-    behind   how far the first key is behind the first query, for a mask; None for none
+    behind       how far the first key is behind the first query
+    num_tokens   the first tokens that are of the row
     """
-    params, queries = ring.params, query_ref.shape[2]
 
-    def add(head: Array, _: None) -> None:
-        seen_MS = None
-        if behind is not None:
-            # Query m is m // group behind the first; the group is multiplied to the keys, one line, instead.
-            query_MS = jax.lax.broadcasted_iota(jnp.int32, (queries, size), 0)
-            behind_1S = behind + jax.lax.broadcasted_iota(jnp.int32, (1, size), 1)
-            seen_MS = behind_1S * params.group <= query_MS
-            if params.window is not None:
-                seen_MS &= (behind_1S + params.window) * params.group > query_MS
-        keys = ring.load_head(slot, head, size, query_ref.dtype)
-        add_head(state, head, query_ref[0, head], keys, seen_MS, params)
+    behind: Array
+    num_tokens: Array
 
-    jax.lax.fori_loop(0, params.kv_heads, add, None, unroll=math.gcd(params.kv_heads, UNROLLED_HEADS))
+
+def _add_tokens(
+    ring: Ring,
+    state: Softmax,
+    query_ref: Any,
+    sinks_ref: Any,
+    block: Block,
+    is_first: Array,
+    size: int,
+    part: Part | None,
+) -> None:
+    """Add the first `size` tokens of a block to all heads; all of it, to all queries, if part is None."""
+    params = ring.params
+    unrolled = math.gcd(params.kv_heads, UNROLLED_HEADS)
+    # A head alone is cut into two, so that there are products of one beside the softmax of the other.
+    tile_rows = query_ref.shape[2]
+    num_rows = tile_rows if unrolled > 1 or tile_rows % (4 * SUBLANES) else tile_rows // 2
+
+    def score(head: Any, start: int) -> tuple[HeadBlock, Array]:
+        keys = ring.load_head(block.slot, head, size, query_ref.dtype)
+        if part is not None:
+            keys = keep_values(keys, part.num_tokens)
+        score_MS = score_head(query_ref[0, head, pl.ds(start, num_rows)], keys, params)
+        if part is None:
+            return keys, score_MS
+        return keys, jnp.where(_see(part, start, score_MS.shape, params), score_MS, MASKED_SCORE)
+
+    def add(turn: Array, _: None) -> None:
+        starts = range(0, tile_rows, num_rows)
+        stages: list[tuple[Any, int]] = [
+            (turn * unrolled + index, start) for index in range(unrolled) for start in starts
+        ]
+        scored = score(*stages[0])
+        for (head, start), next_stage in itertools.zip_longest(stages, stages[1:]):
+            keys, score_MS = scored
+            if next_stage is not None:
+                scored = score(*next_stage)  # products, which go on beside the softmax of this stage
+            rows = pl.ds(start, num_rows)
+            sums = begin_if(is_first, state.load(head, rows), head, sinks_ref, rows)
+            state.store(head, add_scores(sums, score_MS, keys), rows)
+
+    jax.lax.fori_loop(0, params.kv_heads // unrolled, add, None)
+
+
+def _see(part: Part, first_row: int, shape: tuple[int, ...], params: MosaicParams) -> Array:
+    """Return which keys the queries from a row of a tile on see, bool [M, S]."""
+    # Query m is m // group behind the first; the group is multiplied to the keys, one line, instead.
+    query_MS = first_row + jax.lax.broadcasted_iota(jnp.int32, shape, 0)
+    behind_1S = part.behind + jax.lax.broadcasted_iota(jnp.int32, (1, shape[1]), 1)
+    seen_MS = behind_1S * params.group <= query_MS
+    if params.window is not None:
+        seen_MS &= (behind_1S + params.window) * params.group > query_MS
+    return seen_MS

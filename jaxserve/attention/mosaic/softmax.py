@@ -1,7 +1,7 @@
 """One block of keys and values added to the running softmax of a tile of queries, head by head."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from jaxserve.attention.mosaic.fetch import HeadBlock
 from jaxserve.attention.mosaic.pages import LANES, LOG2_E, MASKED_SCORE, MosaicParams
 from jaxserve.layers.linear import matmul_precision
 
+ALL_ROWS = slice(None)
 OVER_LAST = (((1,), (1,)), ((), ()))  # q . k
 OVER_FIRST = (((1,), (0,)), ((), ()))  # weight . v
 
@@ -34,58 +35,131 @@ class Softmax:
     sum_KML: Any
     acc_KMV: Any
 
-    def begin(self, head: Array | int, sinks_ref: Any) -> None:
-        """Forget all keys of a head; sinks_ref, float32 [K, M, LANES] in units of log 2, has weight before any."""
-        line, lane_ML = self.max_KML.shape[1:], jax.lax.broadcasted_iota(jnp.int32, self.sum_KML.shape[1:], 1)
-        has_sinks = sinks_ref is not None
-        self.max_KML[head] = sinks_ref[head] if has_sinks else jnp.full(line, MASKED_SCORE, jnp.float32)
-        self.sum_KML[head] = (lane_ML == 0).astype(jnp.float32) if has_sinks else jnp.zeros(line, jnp.float32)
-        self.acc_KMV[head] = jnp.zeros(self.acc_KMV.shape[1:], jnp.float32)
+    def load(self, head: Array | int, rows: Any = ALL_ROWS) -> "Sums":
+        """Return what a head has summed up."""
+        return Sums(self.max_KML[head, rows], self.sum_KML[head, rows], self.acc_KMV[head, rows])
 
-    def finish(self, head: Array | int, sinks_ref: Any) -> Array:
-        """Return the answers of one head, float32 [M, V], zeros for queries that saw nothing, and begin anew."""
-        total_M1 = jnp.sum(self.sum_KML[head], axis=1, keepdims=True)
-        answer_MV = self.acc_KMV[head] / jnp.where(total_M1 == 0, 1.0, total_M1)
-        self.begin(head, sinks_ref)
-        return answer_MV
+    def store(self, head: Array | int, sums: "Sums", rows: Any = ALL_ROWS) -> None:
+        """Keep what a head has summed up."""
+        self.max_KML[head, rows], self.sum_KML[head, rows], self.acc_KMV[head, rows] = sums
 
 
-def add_head(
-    state: Softmax,
-    head: Array | int,
-    query_ML: Array,
-    block: HeadBlock,
-    seen_MS: Array | None,
-    params: MosaicParams,
-) -> None:
-    """Add a block of S keys to one head.
+class Sums(NamedTuple):
+    """The running softmax of one head over some keys, as values; see `Softmax`."""
 
-    seen_MS   bool, or [1, S]; None if every query sees every key
+    max_ML: Array
+    sum_ML: Array
+    acc_MV: Array
+
+
+def score_head(query_ML: Array, block: HeadBlock, params: MosaicParams) -> Array:
+    """Return the scores of one head's queries with a block of S keys, float32 [M, S], in units of log 2, not masked.
+
+    Of joined heads, M are the queries of one head behind those of the other.
     """
-    precision = matmul_precision(query_ML.dtype)
     score_MS = jax.lax.dot_general(
-        query_ML, block.key_SL, OVER_LAST, precision=precision, preferred_element_type=jnp.float32
+        _spread(query_ML, params.joined_heads),
+        block.key_SL,
+        OVER_LAST,
+        precision=matmul_precision(query_ML.dtype),
+        preferred_element_type=jnp.float32,
     )
-    if block.key_scale_1S is not None:
-        score_MS *= block.key_scale_1S
+    score_MS = _multiply(score_MS, block.key_scales)
     score_MS *= params.scale
-    if params.softcap is not None:
-        score_MS = (params.softcap * LOG2_E) * jnp.tanh(score_MS)
-    if seen_MS is not None:
-        score_MS = jnp.where(seen_MS, score_MS, MASKED_SCORE)
-    old_max_ML = state.max_KML[head]
-    new_max_ML = jnp.maximum(old_max_ML, jnp.max(score_MS, axis=1, keepdims=True))
-    rescale_ML = jnp.exp2(old_max_ML - new_max_ML)
+    return score_MS if params.softcap is None else (params.softcap * LOG2_E) * jnp.tanh(score_MS)
+
+
+def begin_if(is_first: Array, sums: Sums, head: Array | int, sinks_ref: Any, rows: Any = ALL_ROWS) -> Sums:
+    """Return sums, or, if `is_first`, a bool scalar, what there is before any key.
+
+    sinks_ref   float32 [K, M, LANES] in units of log 2, which have weight before any key; None for none
+    """
+    max_ML, sum_ML = jnp.full_like(sums.max_ML, MASKED_SCORE), jnp.zeros_like(sums.sum_ML)
+    if sinks_ref is not None:
+        lane_ML = jax.lax.broadcasted_iota(jnp.int32, sum_ML.shape, 1)
+        max_ML, sum_ML = sinks_ref[head, rows], (lane_ML == 0).astype(jnp.float32)
+    first = Sums(max_ML, sum_ML, jnp.zeros_like(sums.acc_MV))
+    return Sums(*(jax.lax.select(is_first, new, old) for new, old in zip(first, sums, strict=True)))
+
+
+def add_scores(sums: Sums, score_MS: Array, block: HeadBlock) -> Sums:
+    """Return the sums with those of a block whose scores are known."""
+    new_max_ML = jnp.maximum(sums.max_ML, jnp.max(score_MS, axis=1, keepdims=True))
+    rescale_ML = jnp.exp2(sums.max_ML - new_max_ML)
     weight_MS = jnp.exp2(score_MS - _over_lanes(new_max_ML, score_MS.shape[1]))
-    state.sum_KML[head] = state.sum_KML[head] * rescale_ML + _sum_tiles(weight_MS)
-    if block.value_scale_1S is not None:
-        weight_MS *= block.value_scale_1S
-    weight_MS = weight_MS.astype(block.value_SV.dtype)
-    add_MV = jax.lax.dot_general(
-        weight_MS, block.value_SV, OVER_FIRST, precision=precision, preferred_element_type=jnp.float32
+    sum_ML = sums.sum_ML * rescale_ML + _sum_tiles(weight_MS)
+    add_MV = _weigh_values(weight_MS, block)
+    return Sums(new_max_ML, sum_ML, sums.acc_MV * _over_lanes(rescale_ML, add_MV.shape[1]) + add_MV)
+
+
+def sum_scores(score_MS: Array, block: HeadBlock, params: MosaicParams) -> Sums:
+    """Return the sums of a block alone, which wait for no others. Those of one that no query sees are nonsense, which
+    `merge` forgets.
+    """
+    max_ML = jnp.broadcast_to(jnp.max(score_MS, axis=1, keepdims=True), (len(score_MS), LANES))
+    weight_MS = jnp.exp2(score_MS - _over_lanes(max_ML, score_MS.shape[1]))
+    return Sums(max_ML, _sum_tiles(weight_MS), _weigh_values(weight_MS, block, params.joined_heads))
+
+
+def merge(sums: Sums, other: Sums) -> Sums:
+    """Return the sums over both."""
+    max_ML = jnp.maximum(sums.max_ML, other.max_ML)
+    rescale_ML, other_rescale_ML = jnp.exp2(sums.max_ML - max_ML), jnp.exp2(other.max_ML - max_ML)
+    size = sums.acc_MV.shape[1]
+    return Sums(
+        max_ML,
+        sums.sum_ML * rescale_ML + other.sum_ML * other_rescale_ML,
+        sums.acc_MV * _over_lanes(rescale_ML, size) + other.acc_MV * _over_lanes(other_rescale_ML, size),
     )
-    state.acc_KMV[head] = state.acc_KMV[head] * _over_lanes(rescale_ML, add_MV.shape[1]) + add_MV
-    state.max_KML[head] = new_max_ML
+
+
+def finish(sums: Sums) -> Array:
+    """Return the answers, float32 [M, V], zeros for queries that saw nothing."""
+    total_M1 = jnp.sum(sums.sum_ML, axis=1, keepdims=True)
+    return sums.acc_MV / jnp.where(total_M1 == 0, 1.0, total_M1)
+
+
+def _weigh_values(weight_MS: Array, block: HeadBlock, joined_heads: int = 1) -> Array:
+    weighted_MV = jax.lax.dot_general(
+        _multiply(weight_MS, block.value_scales).astype(block.value_SV.dtype),
+        block.value_SV,
+        OVER_FIRST,
+        precision=matmul_precision(block.value_SV.dtype),
+        preferred_element_type=jnp.float32,
+    )
+    if joined_heads == 1:
+        return weighted_MV
+    parts = jnp.split(weighted_MV, joined_heads, axis=1)
+    return _choose_by_head(parts)
+
+
+def _spread(query_ML: Array, joined_heads: int) -> Array:
+    """Return the queries of joined heads, each in the lanes of its head's keys, with zeros in those of the others."""
+    if joined_heads == 1:
+        return query_ML
+    wide_ML = query_ML.astype(jnp.float32)  # in which all TPUs choose
+    zero_ML, own = jnp.zeros_like(wide_ML), range(joined_heads)
+    parts = [_choose_by_head([wide_ML if head == part else zero_ML for head in own]) for part in own]
+    return jnp.concatenate(parts, axis=1).astype(query_ML.dtype)
+
+
+def _multiply(array_MS: Array, scales: tuple[Array, ...]) -> Array:
+    """Return numbers of joined heads multiplied by the scales of their heads, [1, S] each, if there are any."""
+    if not scales:
+        return array_MS
+    if len(scales) == 1:
+        return array_MS * scales[0]
+    return array_MS * _choose_by_head([jnp.broadcast_to(scale_1S, array_MS.shape) for scale_1S in scales])
+
+
+def _choose_by_head(arrays: list[Array]) -> Array:
+    """Return an array whose rows are those of the first array for the first head, and so on; all are [M, ...]."""
+    per_head = len(arrays[0]) // len(arrays)
+    row = jax.lax.broadcasted_iota(jnp.int32, arrays[0].shape, 0)
+    chosen = arrays[-1]
+    for head in reversed(range(len(arrays) - 1)):
+        chosen = jnp.where(row < (head + 1) * per_head, arrays[head], chosen)
+    return chosen
 
 
 def _over_lanes(same_ML: Array, size: int) -> Array:
