@@ -231,7 +231,7 @@ def _engine(
         Stats(size.max_model_len),
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=config.max_num_batched_tokens,
-        max_chunk_tokens=buckets.prefill[-1],
+        max_chunk_tokens=buckets.prefill[-1] if size.groups else config.max_num_batched_tokens,
         max_pages_per_row=num_pages_for(size.max_model_len, config.page_size),
         vocab_size=vocab_size,
         max_logprobs=num_top_logprobs(config),

@@ -101,10 +101,7 @@ def open_model(
         spec = architecture.spec(model_config, config_name)
     leaves = architecture.params(spec)
     form = choose_weight_form(config, checkpoint, leaves, spec, placement, dtype)
-    if isinstance(spec, EncoderSpec):
-        _check_encoder(spec, placement)
-    else:
-        check_partition(spec, placement.ranks, form.quantization if form.scaled is None else "none")
+    _check_division(spec, placement, form)
     abstract = abstract_params(leaves, dtype, form.quantization, form.kinds, form.scaled)
     shapes = place_params(abstract, leaves, spec, placement)
     check_checkpoint(checkpoint, leaves, ignored=architecture.ignored_tensors(spec))
@@ -119,9 +116,11 @@ def _find_architecture(model_config: Mapping[str, Any], task: PoolingTask | None
     return find_pooled(model_config, count_labels(task), needs_head=needs_head)
 
 
-def _check_encoder(spec: EncoderSpec, placement: Placement) -> None:
-    """Refuse settings that encoders have no programs for. Raises BadConfig."""
-    if placement.size > 1:
+def _check_division(spec: Any, placement: Placement, form: WeightForm) -> None:
+    """Check that the devices can hold the model together. Raises BadConfig if not; an encoder has one."""
+    if not isinstance(spec, EncoderSpec):
+        check_partition(spec, placement.ranks, form.quantization if form.scaled is None else "none")
+    elif placement.size > 1:
         raise BadConfig(f"tensor_parallel_size={placement.size} is for decoders; {spec.architecture_name} takes 1.")
 
 

@@ -90,7 +90,7 @@ def make_texts(num: int, shortest: int, longest: int) -> list[str]:
 
 def main(words: Sequence[str]) -> int:
     """Run the benchmark and return the exit code."""
-    parser = argparse.ArgumentParser(prog="scripts/bench embeddings", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="scripts/bench embeddings", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--model", default="all-minilm-l6-v2")
     parser.add_argument("--texts", type=int, default=512)
     parser.add_argument("--words", type=int, nargs=2, default=(5, 60))
