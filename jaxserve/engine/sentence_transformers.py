@@ -65,7 +65,7 @@ def read_files(directory: Path) -> SentenceTransformersFiles:
             values["answer_ids"] = _read_answers(place / "config.json")
         else:
             raise BadCheckpoint(
-                f"{path} has a module {name or module!r}, which is not computed here; known are Transformer, Pooling,"
+                f"{path} has a module {name or module}, which is not computed here; known are Transformer, Pooling,"
                 " Normalize and LogitScore."
             )
     settings = read_json(directory / "config_sentence_transformers.json", missing_ok=True)
