@@ -30,6 +30,10 @@ class HostWork:
     def __init__(self, threads: FairThreads, is_large: bool, caller: str) -> None:
         self._threads, self._is_large, self._caller = threads, is_large, caller
 
+    def add_bytes(self, num_bytes: int) -> None:
+        """Count what the request refers to beside its body, such as a conversation that is kept."""
+        self._is_large = self._is_large or num_bytes > LARGE_BODY_BYTES
+
     async def run(self, function: Callable[[], T]) -> T:
         """Call a function, which must not need the event loop or the current request.
 

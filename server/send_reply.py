@@ -20,17 +20,21 @@ async def send_reply(
     writer: Writer,
     interval: int,
     unenforced: Iterable[str] = (),
+    *,
+    opens_early: bool = False,
 ) -> Response:
     """Make the HTTP response of a generation.
 
     interval: tokens of a choice that a chunk waits for. unenforced: names of further things that the answer need not
-    follow.
+    follow. opens_early: see stream_response.
 
     Raises ApiError if the generation failed before its first byte.
     """
     if request.stream:
         keep_alive_s = state.config.sse_keep_alive_interval
-        response = await stream_response(generation, writer, interval=interval, keep_alive_s=keep_alive_s)
+        response = await stream_response(
+            generation, writer, interval=interval, keep_alive_s=keep_alive_s, opens_early=opens_early
+        )
     else:
         response = json_response(await writer.write_whole(), headers=state.get_load_headers())
     return add_unenforced_header(response, generation.jobs, unenforced)

@@ -1,7 +1,7 @@
 """Sends the deltas of a generation as server-sent events, with keep-alive comments."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from quart import Response
 
@@ -12,10 +12,13 @@ from server.writer import Event, Writer
 FIRST_RESULT_TIMEOUT_S = 0.25  # an error that comes this soon still gets an HTTP status of its own
 
 
-async def stream_response(generation: Generation, writer: Writer, *, interval: int, keep_alive_s: float) -> Response:
+async def stream_response(
+    generation: Generation, writer: Writer, *, interval: int, keep_alive_s: float, opens_early: bool = False
+) -> Response:
     """Make the HTTP response of a stream, when its first result is there or FIRST_RESULT_TIMEOUT_S have passed.
 
     interval: tokens of a choice that a chunk waits for. keep_alive_s: see KeepAliveTimer.
+    opens_early: the stream's opening does not wait for the first result; the writer must make it only once.
 
     Raises ApiError if the generation failed by then without any delta. Deltas before the error are always sent, so that
     what a client gets does not depend on how soon this task runs.
@@ -23,7 +26,8 @@ async def stream_response(generation: Generation, writer: Writer, *, interval: i
     await generation.wait(FIRST_RESULT_TIMEOUT_S)
     if generation.error is not None and not generation.has_pending:
         raise generation.error
-    return make_stream_response(stream_events(generation, writer, interval, keep_alive_s))
+    opening = list(writer.opening()) if opens_early and not generation.has_begun else []
+    return make_stream_response(stream_events(generation, writer, interval, keep_alive_s, opening))
 
 
 def make_stream_response(pieces: AsyncIterator[bytes]) -> Response:
@@ -36,13 +40,15 @@ def make_stream_response(pieces: AsyncIterator[bytes]) -> Response:
 
 
 async def stream_events(
-    generation: Generation, writer: Writer, interval: int, keep_alive_s: float
+    generation: Generation, writer: Writer, interval: int, keep_alive_s: float, opening: Sequence[Event] = ()
 ) -> AsyncIterator[bytes]:
-    """Yield the bytes of the stream; all deltas that are pending go into one piece.
+    """Yield the bytes of the stream, first those of `opening`; all deltas that are pending go into one piece.
 
     It yields to the event loop after each piece: sends to a connection that was reset return at once, and a stream that
     never waits would block all others.
     """
+    if opening:
+        yield _encode(opening)
     keep_alive = KeepAliveTimer(generation, keep_alive_s)
     last: list[Event] = []
     async for events, is_last in read_events(generation, writer, interval):
@@ -87,7 +93,7 @@ async def read_events(generation: Generation, writer: Writer, interval: int) -> 
         yield events, False
 
 
-def _encode(events: list[Event]) -> bytes:
+def _encode(events: Sequence[Event]) -> bytes:
     return b"".join(event.encode() for event in events)
 
 

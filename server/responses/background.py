@@ -10,21 +10,26 @@ from server.errors import to_api_error
 from server.generation import Generation
 from server.responses.writer import ResponsesWriter
 from server.sse import read_events
-from server.writer import Event
+from server.writer import KEEP_ALIVE, Event
 
 if TYPE_CHECKING:
     from server.responses.store import ResponseStore, StoredResponse
 
+PIECE_BYTES = 64 * 1024  # of events that are sent at once
 Start = Callable[["BackgroundRun"], Awaitable[tuple["StoredResponse", Generation, ResponsesWriter]]]
 
 
 class BackgroundRun:
     """The generation of one response, in a task of its own, and its events for whoever wants to read them."""
 
-    def __init__(self, store: ResponseStore, owner: str) -> None:
-        """store: where the response is kept. owner: of the response."""
-        self._store, self._owner = store, owner
+    def __init__(self, store: ResponseStore, owner: str, keep_alive_s: float) -> None:
+        """store: where the response is kept. owner: of the response.
+
+        keep_alive_s: seconds without an event after which readers get a comment; 0: never.
+        """
+        self._store, self._owner, self._keep_alive_s = store, owner, keep_alive_s
         self._entry: StoredResponse | None = None
+        self._writer: ResponsesWriter | None = None
         self._events: list[bytes] = []
         self._num_dropped = 0  # events before those
         self._changed = asyncio.Event()
@@ -54,31 +59,55 @@ class BackgroundRun:
     def set_response(self, response: dict[str, Any]) -> None:
         """Replace the response in the store by what has become of it."""
         if self._entry is not None:
-            self._entry.response = response
+            self._store.replace(self._owner, self._entry, response)
 
     def cancel(self) -> None:
         """End the generation, and with it the response."""
         if self._task is not None:
             self._task.cancel()
-        self._update(status="cancelled")
+        if self._writer is not None:
+            self._end(self._writer.cancellation())
+
+    @property
+    def num_events(self) -> int:
+        """Number of its events so far."""
+        return self._num_dropped + len(self._events)
 
     async def read(self, after: int = -1) -> AsyncIterator[bytes]:
         """Yield the events behind the one with the number `after`, and those that are still to come."""
         position = after + 1
         while True:
             self._changed.clear()
-            pieces, is_ended = self._events[max(0, position - self._num_dropped) :], self._is_ended
+            start = max(0, position - self._num_dropped)
+            pieces, is_ended = self._take_pieces(start), self._is_ended
             if pieces:
-                position = self._num_dropped + len(self._events)
+                position = self._num_dropped + start + len(pieces)
                 yield b"".join(pieces)
             elif is_ended:
                 return
-            else:
-                await self._changed.wait()
+            elif not await self._wait():
+                yield KEEP_ALIVE
+
+    def _take_pieces(self, start: int) -> list[bytes]:
+        """Return the next events, one or as many as PIECE_BYTES hold."""
+        end, num_bytes = start, 0
+        while end < len(self._events) and num_bytes < PIECE_BYTES:
+            num_bytes += len(self._events[end])
+            end += 1
+        return self._events[start:end]
+
+    async def _wait(self) -> bool:
+        """Wait for more events, or the end; return False when a comment is due first."""
+        try:
+            async with asyncio.timeout(self._keep_alive_s or None):
+                return await self._changed.wait()
+        except TimeoutError:
+            return False
 
     async def _run(self, start: Start, started: asyncio.Future[Generation]) -> None:
         try:
             self._entry, generation, writer = await start(self)
+            self._writer = writer
             if started.cancelled():
                 return
             self._store.put(self._owner, self._entry)
@@ -87,21 +116,22 @@ class BackgroundRun:
                 started.set_exception(error)
             return
         started.set_result(generation)
-        try:
-            await self._record(generation, writer)
-        finally:
-            self._is_ended = True
-            self._changed.set()
+        await self._record(generation, writer)
 
     async def _record(self, generation: Generation, writer: ResponsesWriter) -> None:
         """Keep all events. One that the store has no room for ends the generation, and the others are dropped."""
         try:
+            self._keep(writer.open_queued())
             async for events, _ in read_events(generation, writer, 1):
+                if events and self.response["status"] == "queued":
+                    self.set_response({**self.response, "status": "in_progress"})
                 self._keep(events)
         except Exception as error:
             generation.release()
             self._drop_events()
-            self._events = [event.encode() for event in writer.failure(to_api_error(error, admitted=True))]
+            self._end(writer.failure(to_api_error(error, admitted=True)))
+        else:
+            self._end([])
 
     def _drop_events(self) -> None:
         if self._entry is not None:
@@ -110,15 +140,21 @@ class BackgroundRun:
         self._events = []
 
     def _keep(self, events: list[Event]) -> None:
-        if self._entry is None or not events:
-            return
-        if self._entry.response["status"] == "queued":
-            self._update(status="in_progress")
+        """Append events. Raises ApiError (503) if the store has no room for them."""
+        num_bytes = self._append(events)
+        if self._entry is not None and num_bytes:
+            self._store.grow(self._owner, self._entry, num_bytes)
+
+    def _end(self, events: list[Event]) -> None:
+        """Append the last events, whether there is room for them or not."""
+        num_bytes = self._append(events)
+        if self._entry is not None:
+            self._store.shrink(self._owner, self._entry, -num_bytes)
+        self._is_ended = True
+        self._changed.set()
+
+    def _append(self, events: list[Event]) -> int:
         pieces = [event.encode() for event in events]
         self._events += pieces
         self._changed.set()
-        self._store.grow(self._owner, self._entry, sum(map(len, pieces)))
-
-    def _update(self, **fields: Any) -> None:
-        if self._entry is not None:
-            self.set_response({**self._entry.response, **fields})
+        return sum(map(len, pieces))

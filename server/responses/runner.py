@@ -14,7 +14,6 @@ from jaxserve import InvalidParameter
 from server.chat_run import start_chat
 from server.errors import json_response, preview
 from server.generation import Generation
-from server.json_bytes import encode_json
 from server.replies import make_random_id
 from server.reply_headers import IGNORED_TOOLS_HEADER, add_names_header, add_unenforced_header
 from server.request_reader import HostWork
@@ -35,6 +34,8 @@ OnEnd = Callable[[dict[str, Any]], None]
 
 async def answer_responses(state: ServerState, request: ResponsesRequest, work: HostWork) -> Response:
     """Answer a request that has been checked. Raises ApiError or the library's errors if it cannot be served."""
+    if not state.config.responses_store_size:
+        request = request.model_copy(update={"store": False})
     return await _ResponsesCall(state, request, work).answer()
 
 
@@ -61,21 +62,24 @@ class _ResponsesCall:
         if entry.is_running:
             raise InvalidParameter(f"{param} names a response that is still being generated.", param)
         self._history = entry.conversation
-        self._history_bytes = entry.item_bytes + len(encode_json(entry.response["output"]))
+        self._history_bytes = entry.item_bytes + entry.output_bytes
+        self._work.add_bytes(self._history_bytes)
 
     async def _answer_now(self, mapped: MappedRequest) -> Response:
         def keep(response: dict[str, Any]) -> None:
-            self._state.responses.put(self._owner, self._make_entry(mapped, response))
+            response["store"] = self._state.responses.put(self._owner, self._make_entry(mapped, response))
 
         generation, writer, interval = await self._start(mapped, keep if self._request.is_stored else _forget)
-        return await send_reply(self._state, mapped.chat, generation, writer, interval, mapped.unenforced)
+        return await send_reply(
+            self._state, mapped.chat, generation, writer, interval, mapped.unenforced, opens_early=True
+        )
 
     async def _answer_later(self, mapped: MappedRequest) -> Response:
         async def start(run: BackgroundRun) -> tuple[StoredResponse, Generation, ResponsesWriter]:
             generation, writer, _ = await self._start(mapped, run.set_response)
             return self._make_entry(mapped, writer.render_queued(), run), generation, writer
 
-        run = BackgroundRun(self._state.responses, self._owner)
+        run = BackgroundRun(self._state.responses, self._owner, self._state.config.sse_keep_alive_interval)
         generation = await run.start(start)
         response = make_stream_response(run.read()) if self._request.stream else json_response(run.response)
         return add_unenforced_header(response, generation.jobs, mapped.unenforced)

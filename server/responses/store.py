@@ -16,6 +16,7 @@ from server.errors import ApiError, preview, unavailable
 from server.json_bytes import encode_json
 from server.responses.items import Item
 
+NUM_FIRST_EVENTS = 3  # events before the first token, each of which has the whole response
 NO_ROOM = (
     "Responses in the background have more bytes than --responses-store-bytes allows; please try again when some have "
     "ended, send less, or do without background."
@@ -29,6 +30,11 @@ class Run(Protocol):
         """End it, and with it the response."""
         ...
 
+    @property
+    def num_events(self) -> int:
+        """Number of its events so far."""
+        ...
+
     def read(self, after: int = -1) -> AsyncIterator[bytes]:
         """Yield the events behind the one with the number `after`, and those that are still to come."""
         ...
@@ -38,18 +44,22 @@ class Run(Protocol):
 class StoredResponse:
     """A response that is kept.
 
-    response    the object, as it is now
-    items       the conversation up to its input; its output is in the response
-    item_bytes  of these items, as JSON
-    run         what generates it, or has done so; None: it was not made in the background
-    num_bytes   of all of it, as JSON
-    stored_s    when it was put in, by the store's clock
+    response        the object, as it is now
+    items           the conversation up to its input; its output is in the response
+    item_bytes      of these items, as JSON
+    run             what generates it, or has done so; None: it was not made in the background
+    response_bytes  of the response, as JSON
+    output_bytes    of its output, as JSON
+    num_bytes       of all of it, as JSON
+    stored_s        when it was put in, by the store's clock
     """
 
     response: dict[str, Any]
     items: Sequence[Item]
     item_bytes: int
     run: Run | None = None
+    response_bytes: int = 0
+    output_bytes: int = 0
     num_bytes: int = 0
     stored_s: float = 0.0
 
@@ -62,6 +72,13 @@ class StoredResponse:
     def is_running(self) -> bool:
         """Whether it is still being generated."""
         return self.response["status"] in ("queued", "in_progress")
+
+    def measure(self) -> int:
+        """Measure the response, and return how many bytes it has more than before."""
+        before = self.response_bytes
+        self.output_bytes = len(encode_json(self.response["output"]))
+        self.response_bytes = self.output_bytes + len(encode_json({**self.response, "output": None})) - len("null")
+        return self.response_bytes - before
 
 
 class ResponseStore:
@@ -93,23 +110,32 @@ class ResponseStore:
             task.add_done_callback(lambda _: self._claimed.discard(key))
         return True
 
-    def put(self, owner: str, entry: StoredResponse) -> None:
-        """Keep a response. One of the same id and owner is replaced.
+    def put(self, owner: str, entry: StoredResponse) -> bool:
+        """Keep a response. One of the same id and owner is replaced. Return False if it is larger than all may be.
 
         Raises ApiError (503) if it is still being generated, and does not fit beside the others that are.
         """
         key = (owner, entry.response["id"])
         self._remove(key)
-        if not self._max_size:
-            return
         entry.stored_s = self._now_s()
-        entry.num_bytes = len(encode_json(entry.response)) + entry.item_bytes
+        entry.num_bytes = entry.measure() + entry.item_bytes
         fixed_bytes = sum(other.num_bytes for other in self._by_id.values() if other.is_running)
-        if entry.is_running and fixed_bytes + entry.num_bytes > self._max_bytes:
+        needed_bytes = fixed_bytes + entry.num_bytes + NUM_FIRST_EVENTS * entry.response_bytes
+        if entry.is_running and needed_bytes > self._max_bytes:
             raise unavailable(NO_ROOM)
+        if entry.num_bytes > self._max_bytes or not self._max_size:
+            return False
         self._by_id[key] = entry
         self.num_bytes += entry.num_bytes
         self._evict()
+        return True
+
+    def replace(self, owner: str, entry: StoredResponse, response: dict[str, Any]) -> None:
+        """Replace the response of an entry by what has become of it."""
+        entry.response = response
+        num_bytes = entry.measure()
+        if self._by_id.get((owner, response["id"])) is entry:
+            self._count(entry, num_bytes)
 
     def grow(self, owner: str, entry: StoredResponse, num_bytes: int) -> None:
         """Count bytes that a response that is kept has got.
@@ -146,13 +172,19 @@ class ResponseStore:
 
     def _evict(self, kept: tuple[str, str] | None = None) -> None:
         """Forget what is too old, and the oldest while there are too many, or too many bytes. kept: not this one."""
+        while (key := self._find_excess(kept)) is not None:
+            self._remove(key)
+
+    def _find_excess(self, kept: tuple[str, str] | None) -> tuple[str, str] | None:
+        """Find the oldest response that must go. Most often the first entry shows that none must."""
         oldest_s = self._now_s() - self._max_age_s
-        for key, entry in list(self._by_id.items()):
-            is_excess = len(self._by_id) > self._max_size or self.num_bytes > self._max_bytes
+        is_excess = len(self._by_id) > self._max_size or self.num_bytes > self._max_bytes
+        for key, entry in self._by_id.items():
             if not is_excess and entry.stored_s >= oldest_s:
-                break
+                return None
             if not entry.is_running and key != kept:
-                self._remove(key)
+                return key
+        return None
 
     def _count(self, entry: StoredResponse, num_bytes: int) -> None:
         entry.num_bytes += num_bytes

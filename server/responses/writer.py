@@ -58,6 +58,7 @@ class ResponsesWriter:
         self._tokens = TokenCounts()
         self._finish_reason: FinishReason | None = None
         self._num_events = 0
+        self._is_open = False
 
     async def write_whole(self) -> dict[str, Any]:
         """Wait for the end, and make the response. Raises ApiError if the generation failed."""
@@ -72,10 +73,19 @@ class ResponsesWriter:
         """Make the response of a request that waits."""
         return self._response.render("queued")
 
+    def open_queued(self) -> list[Event]:
+        """Make the first events of a response that waits."""
+        response = self.render_queued()
+        return [self._event(kind, {"response": response}) for kind in ("response.created", "response.queued")]
+
     def opening(self) -> list[Event]:
-        """Make the events of a response that has no output yet."""
+        """Make the events of a response that has no output yet, the first time that it is asked for them."""
+        if self._is_open:
+            return []
+        self._is_open = True
+        kinds = ("response.in_progress",) if self._num_events else ("response.created", "response.in_progress")
         response = self._response.render("in_progress")
-        return [self._event(kind, {"response": response}) for kind in ("response.created", "response.in_progress")]
+        return [self._event(kind, {"response": response}) for kind in kinds]
 
     def delta(self, delta: TextDelta) -> list[Event]:
         """Make the events of a delta."""
@@ -90,11 +100,18 @@ class ResponsesWriter:
 
     def failure(self, error: ApiError) -> list[Event]:
         """Make the event of a response that has failed, with the items that were complete."""
-        opening = [] if self._num_events else self.opening()
+        return self._break_off("failed", "response.failed", error)
+
+    def cancellation(self) -> list[Event]:
+        """Make the event of a response that was cancelled, with the items that were complete."""
+        return self._break_off("cancelled", "response.incomplete")
+
+    def _break_off(self, status: str, kind: str, error: ApiError | None = None) -> list[Event]:
+        opening = self.opening()
         output = [item.json for item in self._items if item.json["status"] == "completed"]
-        response = self._response.render("failed", output, error=error)
+        response = self._response.render(status, output, error=error)
         self._on_end(response)
-        return [*opening, self._event("response.failed", {"response": response})]
+        return [*opening, self._event(kind, {"response": response})]
 
     def _end(self) -> dict[str, Any]:
         status = "incomplete" if self._finish_reason is FinishReason.LENGTH else "completed"

@@ -35,11 +35,19 @@ def make_blueprint(state: ServerState) -> Blueprint:
     async def retrieve(response_id: str) -> Response:
         """Return a response that is kept, or the events of one in the background."""
         is_stream, after = read_choice("stream", BOOLEANS, "false"), _read_starting_after()
+        _refuse_include()
         entry = find(response_id)
+        if after >= 0 and not is_stream:
+            raise InvalidParameter("starting_after is for events; ask with stream=true.", "starting_after")
         if not is_stream:
             return json_response(entry.response)
         if entry.run is None:
             raise InvalidParameter("stream is for responses that were made with background: true.", "stream")
+        if after >= entry.run.num_events:
+            message = (
+                f"starting_after must be less than {entry.run.num_events}, the number of events so far, got {after}."
+            )
+            raise InvalidParameter(message, "starting_after")
         return make_stream_response(entry.run.read(after))
 
     @routes.delete("/v1/responses/<response_id>")
@@ -62,6 +70,14 @@ def make_blueprint(state: ServerState) -> Blueprint:
         return json_response(entry.response)
 
     return routes
+
+
+def _refuse_include() -> None:
+    if "include" in quart.request.args or "include[]" in quart.request.args:
+        raise InvalidParameter(
+            "include is for POST /v1/responses: a response is kept with what was asked for then; leave it out.",
+            "include",
+        )
 
 
 def _read_starting_after() -> int:

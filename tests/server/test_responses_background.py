@@ -5,6 +5,11 @@ import asyncio
 import pytest
 
 from server.app import get_state
+from server.config import ServerConfig
+from server.json_bytes import encode_json
+from server.responses.background import PIECE_BYTES, BackgroundRun
+from server.responses.store import ResponseStore
+from server.writer import Event
 from tests.fake_llm import FakeLLM
 from tests.server.live_stream import Live
 
@@ -89,7 +94,46 @@ async def test_it_can_be_cancelled_once(held_api):
     await held_api.llm.wait_until(lambda llm: llm.ends["aborted"] == 1)
     assert (await held_api.post(f"/v1/responses/{response_id}/cancel", {})).status == 400
     assert (await held_api.get(f"/v1/responses/{response_id}")).json["status"] == "cancelled"
-    assert (await held_api.get(f"/v1/responses/{response_id}?stream=true")).status == 200
+    events = (await held_api.get(f"/v1/responses/{response_id}?stream=true")).named_events
+    assert (events[-1]["type"], events[-1]["response"]["status"]) == ("response.incomplete", "cancelled")
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+
+
+async def test_whoever_reads_sees_that_it_was_cancelled(held_api):
+    response_id = (await begin(held_api))["id"]
+    reading = asyncio.create_task(held_api.get(f"/v1/responses/{response_id}?stream=true"))
+    await wait_for(held_api, response_id, "in_progress")
+    await held_api.post(f"/v1/responses/{response_id}/cancel", {})
+    assert (await reading).named_events[-1]["response"]["status"] == "cancelled"
+
+
+async def test_its_first_events_do_not_wait_for_a_token(make_api):
+    llm = FakeLLM()
+    llm.hold_at = 0
+    api = make_api(llm=llm, sse_keep_alive_interval=0.01)
+    body = {"input": "Hi", "background": True}
+    async with Live(api, "/v1/responses", body) as connection:
+        received = b""
+        while b"keep-alive" not in received:
+            received += await connection.receive()
+        assert received.index(b"event: response.created") < received.index(b"event: response.queued")
+        llm.release.set()
+        while b"response.completed" not in received:
+            received += await connection.receive()
+
+
+@pytest.mark.parametrize("query", ["starting_after=1", "include=x", "include[]=x", "stream=true&starting_after=99"])
+async def test_what_a_reader_may_not_ask_for_is_named(held_api, query):
+    response_id = (await begin(held_api))["id"]
+    reply = await held_api.get(f"/v1/responses/{response_id}?{query}")
+    assert reply.status == 400 and reply.error["param"] in ("starting_after", "include")
+
+
+async def test_a_long_history_of_events_is_sent_in_pieces():
+    run = BackgroundRun(ResponseStore(ServerConfig()), "", 0)
+    run._end([Event("e", {"x": "y" * 40_000})] * 5)
+    sizes = [len(piece) async for piece in run.read()]
+    assert len(sizes) == 3 and max(sizes) < 2 * PIECE_BYTES
 
 
 async def test_others_cannot_be_cancelled_or_replayed(api):
@@ -123,14 +167,14 @@ async def test_one_that_fails_says_so(make_api):
 
 async def test_what_the_store_has_no_room_for_fails(make_api):
     llm = FakeLLM(["x" * 20] * 2)
-    api = make_api(llm=llm, responses_store_bytes=2000)
+    api = make_api(llm=llm, responses_store_bytes=4000)
     response_id = (await begin(api))["id"]
     failed = await wait_for(api, response_id, "failed", "completed")
     assert (failed["status"], "--responses-store-bytes" in failed["error"]["message"]) == ("failed", True)
     assert len(get_state(api.app).slots) == 0
 
 
-@pytest.mark.parametrize("num_bytes", [1500, 2500, 3500, 9000])
+@pytest.mark.parametrize("num_bytes", [1500, 2500, 5500, 20_000])
 async def test_whatever_room_there_is_it_ends_or_is_refused_and_the_store_serves_others(make_api, num_bytes):
     llm = FakeLLM(["a", "b", "c" * 500], max_model_len=100_000)
     llm.pause_turns = 10
@@ -139,13 +183,16 @@ async def test_whatever_room_there_is_it_ends_or_is_refused_and_the_store_serves
     reply = await api.respond(background=True, input=[turn])
     if reply.status == 200:
         ended = await wait_for(api, reply.json["id"], "completed", "failed")
-        assert ended["status"] == ("completed" if num_bytes == 9000 else "failed")
+        assert ended["status"] == ("completed" if num_bytes == 20_000 else "failed")
     else:
         assert (reply.status, reply.headers["Retry-After"]) == (503, "1")
     assert len(get_state(api.app).slots) == 0
     store = get_state(api.app).responses
+    for entry in store._by_id.values():
+        events = sum([len(piece) async for piece in entry.run.read()])
+        assert entry.num_bytes == entry.item_bytes + len(encode_json(entry.response)) + events
     assert store.num_bytes == sum(entry.num_bytes for entry in store._by_id.values())
-    if num_bytes > 1500:
+    if num_bytes > 2500:
         other = await api.respond(background=True)
         assert (await wait_for(api, other.json["id"], "completed", "failed"))["id"] == other.json["id"]
 

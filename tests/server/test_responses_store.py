@@ -1,11 +1,14 @@
 """Responses that are kept: reading, forgetting, going on from them, and the limits of the store."""
 
+import threading
+
 import pytest
 
 from jaxserve import ToolCallDelta
 from server.app import get_state
 from server.config import ServerConfig
 from server.errors import ApiError
+from server.responses.mapper import map_request
 from server.responses.store import ResponseStore, StoredResponse
 from tests.fake_llm import FakeLLM, Piece
 from tests.server.api import Api
@@ -87,6 +90,31 @@ async def test_a_response_belongs_to_its_key(make_api):
     assert (await api.call("DELETE", f"/v1/responses/{response_id}", headers=bearer("b"))).status == 404
 
 
+@pytest.mark.parametrize("limit", [{"responses_store_size": 0}, {"responses_store_bytes": 99}])
+async def test_what_is_not_kept_says_so(make_api, limit):
+    api = make_api(**limit)
+    response = (await api.respond()).json
+    streamed = (await api.respond(stream=True)).named_events[-1]["response"]
+    for one in (response, streamed):
+        assert one["store"] is False and (await api.get(f"/v1/responses/{one['id']}")).status == 404
+
+
+async def test_a_long_history_is_read_beside_the_event_loop(make_api, monkeypatch):
+    monkeypatch.setattr("server.request_reader.LARGE_BODY_BYTES", 2000)
+    api = make_api(llm=FakeLLM(["Yes"], max_model_len=50_000))
+    threads = []
+
+    def map_in_thread(*given):
+        threads.append(threading.current_thread() is threading.main_thread())
+        return map_request(*given)
+
+    monkeypatch.setattr("server.responses.runner.map_request", map_in_thread)
+    first = (await api.respond(input="x" * 1500)).json
+    second = (await api.respond(input="y" * 1500, previous_response_id=first["id"])).json
+    await api.respond(input="z", previous_response_id=second["id"])
+    assert threads == [True, True, False]
+
+
 async def test_without_a_store_nothing_is_kept(make_api):
     api = make_api(responses_store_size=0)
     response = await api.respond()
@@ -126,8 +154,8 @@ def test_the_oldest_go_when_they_are_too_large():
     for number in range(4):
         store.put("", entry(number, size=150))
     assert kept(store, 4) == ["resp_2", "resp_3"]
-    store.put("", entry(4, size=900))
-    assert kept(store, 5) == [] and store.num_bytes == 0
+    assert not store.put("", entry(4, size=900))
+    assert kept(store, 5) == ["resp_2", "resp_3"], "one that is never kept is no reason to forget others"
 
 
 def test_what_is_too_old_goes():

@@ -107,6 +107,19 @@ async def test_what_fails_before_anything_came_is_told_as_a_failed_response(make
         assert reply.status == 500
 
 
+async def test_a_stream_opens_before_the_first_token(make_api, monkeypatch):
+    monkeypatch.setattr("server.sse.FIRST_RESULT_TIMEOUT_S", 0)
+    llm = FakeLLM()
+    llm.hold_at = 0
+    async with Live(make_api(llm=llm), "/v1/responses", {"input": "Hi"}) as connection:
+        received = await connection.receive()
+        assert b"response.created" in received and b"response.in_progress" in received
+        llm.release.set()
+        while b"response.completed" not in received:
+            received += await connection.receive()
+    assert received.count(b"event: response.created") == received.count(b"event: response.in_progress") == 1
+
+
 @pytest.fixture
 def reused():
     """An app that many examples have in turn."""
