@@ -4,7 +4,7 @@ Reasoning, text and calls that follow each other are one message of the assistan
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxserve import InvalidParameter
 from server.errors import preview
@@ -23,16 +23,16 @@ class ItemConversation:
 
     def __init__(self) -> None:
         self.messages: list[dict[str, Any]] = []
-        self._turn: dict[str, Any] | None = None  # the assistant's message that may still get calls
+        self._turn: dict[str, Any] | None = None  # the assistant's message that may still get reasoning and calls
+        self._goes_on = False  # reasoning has come last: text behind it belongs to the same message
 
     def add(self, item: Item, place: str) -> None:
         """Add an item. place: where it stands in the request. Raises InvalidParameter if it cannot be read."""
-        kind = item.get("type", "message" if "role" in item else None)
-        read = _READERS.get(kind) if isinstance(kind, str) else None
-        if read is None:
-            allowed = ", ".join(_READERS)
-            raise InvalidParameter(f"{place}.type must be one of {allowed}, got {preview(kind)}.", "input")
-        read(self, item, place)
+        kind = _find_kind(item)
+        if kind is None:
+            allowed = ", ".join(_KINDS)
+            raise InvalidParameter(f"{place}.type must be one of {allowed}, got {preview(item.get('type'))}.", "input")
+        _KINDS[kind].read(self, item, place)
 
     def add_message(self, item: Item, place: str) -> None:
         """Add an item of the type message. Raises InvalidParameter if it is malformed."""
@@ -45,10 +45,11 @@ class ItemConversation:
             raise InvalidParameter(f"{place}.content must have parts that are objects.", "input")
         if role != "assistant":
             self._append({"role": role, "content": content})
-        elif self._turn is None or self._turn["content"] is not None or self._turn["tool_calls"]:
-            self._begin_turn(content=content or "")
+        elif self._turn is not None and self._goes_on:
+            self._turn["content"] = _join_contents(self._turn["content"], content or "")
+            self._goes_on = False
         else:
-            self._turn["content"] = content or ""
+            self._begin_turn(content=content or "")
 
     def add_reasoning(self, item: Item, place: str) -> None:
         """Add an item of the type reasoning. Raises InvalidParameter if it is malformed, or not this server's."""
@@ -62,8 +63,14 @@ class ItemConversation:
                 )
             text = opened
         text = text or _join_texts(item.get("summary"), f"{place}.summary")
-        if text:
-            self._begin_turn(reasoning=text)
+        if not text:
+            return
+        if self._turn is None:
+            self._begin_turn()
+        assert self._turn is not None
+        earlier = self._turn["reasoning"]
+        self._turn["reasoning"] = text if earlier is None else f"{earlier}\n{text}"
+        self._goes_on = True
 
     def add_function_call(self, item: Item, place: str) -> None:
         """Add an item of the type function_call. Raises InvalidParameter if it is malformed."""
@@ -94,6 +101,7 @@ class ItemConversation:
         if self._turn is None:
             self._begin_turn()
         assert self._turn is not None
+        self._goes_on = False
         self._turn["tool_calls"].append(
             {"id": _read_string(item, "call_id", place), "type": "function", "function": function}
         )
@@ -101,6 +109,7 @@ class ItemConversation:
     def _begin_turn(self, content: Any = None, reasoning: str | None = None) -> None:
         self._turn = {"role": "assistant", "content": content, "reasoning": reasoning, "tool_calls": []}
         self.messages.append(self._turn)
+        self._goes_on = False
 
     def _append(self, message: dict[str, Any]) -> None:
         self._turn = None
@@ -126,14 +135,53 @@ def _join_texts(parts: Any, place: str) -> str:
     return "\n".join(texts)
 
 
-_READERS: Mapping[str, Callable[[ItemConversation, Item, str], None]] = {
-    "message": ItemConversation.add_message,
-    "reasoning": ItemConversation.add_reasoning,
-    "function_call": ItemConversation.add_function_call,
-    "function_call_output": ItemConversation.add_output,
-    "custom_tool_call": ItemConversation.add_custom_call,
-    "custom_tool_call_output": ItemConversation.add_output,
+def _join_contents(first: Any, second: Any) -> Any:
+    """Join the contents of two messages, each a text, an array of parts, or None."""
+    if not first:
+        return second
+    return [part for one in (first, second) for part in ([one] if isinstance(one, str) else one)]
+
+
+class _Kind(NamedTuple):
+    """A type of items.
+
+    read   adds one to a conversation
+    keys   those that it reads, beside the type
+    """
+
+    read: Callable[[ItemConversation, Item, str], None]
+    keys: tuple[str, ...]
+
+
+_KINDS: Mapping[str, _Kind] = {
+    "message": _Kind(ItemConversation.add_message, ("role", "content")),
+    "reasoning": _Kind(ItemConversation.add_reasoning, ("content", "summary", "encrypted_content")),
+    "function_call": _Kind(ItemConversation.add_function_call, ("call_id", "name", "namespace", "arguments")),
+    "function_call_output": _Kind(ItemConversation.add_output, ("call_id", "output")),
+    "custom_tool_call": _Kind(ItemConversation.add_custom_call, ("call_id", "name", "namespace", "input")),
+    "custom_tool_call_output": _Kind(ItemConversation.add_output, ("call_id", "output")),
 }
+_PART_KEYS = ("type", "text", "refusal")
+
+
+def _find_kind(item: Item) -> str | None:
+    kind = item.get("type")
+    if kind is None and "role" in item:
+        return "message"
+    return kind if isinstance(kind, str) and kind in _KINDS else None
+
+
+def strip_item(item: Item) -> Item:
+    """Return an item that has been read with those keys only that were, and its parts likewise, to keep it."""
+    kind = _find_kind(item)
+    assert kind is not None, "it has been read"
+    return {"type": kind, **{key: _strip_parts(item[key]) for key in _KINDS[kind].keys if key in item}}
+
+
+def _strip_parts(value: Any) -> Any:
+    if not isinstance(value, list):
+        return value
+    return [{key: part[key] for key in _PART_KEYS if key in part} if isinstance(part, dict) else part for part in value]
 
 
 def read_items(items: Iterable[Item], conversation: ItemConversation, place: str = "input") -> None:

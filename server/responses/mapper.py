@@ -8,11 +8,12 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
-from jaxserve import InvalidParameter, dump_exact_json
+from jaxserve import InvalidParameter
 from server.client_fields import client_fields
 from server.config import ServerConfig
 from server.errors import preview
-from server.responses.items import Item, ItemConversation, read_items
+from server.json_bytes import encode_json
+from server.responses.items import Item, ItemConversation, read_items, strip_item
 from server.responses.tool_choice import ResolvedChoice, resolve_choice
 from server.responses.tools import CallableTool, ToolTable, read_tools
 from server.schemas.chat import MAX_MESSAGES, ChatRequest
@@ -50,7 +51,7 @@ class MappedRequest:
     chat          the chat request
     tools         the tools that may be called
     grammar_tool  the custom tool whose input the whole answer is; None: the answer is read as usual
-    new_items     the items of the request's own input
+    new_items     the items of the request's own input, as they are kept; none if they are not
     item_bytes    of these, as JSON
     field_names   names of the client's fields by those of the chat request, for errors
     """
@@ -91,8 +92,8 @@ def map_request(request: ResponsesRequest, history: Sequence[Item], config: Serv
     with client_fields(FIELD_NAMES):
         check_chat(chat, config)
     names = FIELD_NAMES if choice.grammar_tool is None else {**FIELD_NAMES, "structured_outputs": "tools"}
-    item_bytes = len(dump_exact_json(new_items)) if request.is_stored else 0
-    return MappedRequest(chat, choice.tools, choice.grammar_tool, new_items, item_bytes, names)
+    kept_items = [strip_item(item) for item in new_items] if request.is_stored else []
+    return MappedRequest(chat, choice.tools, choice.grammar_tool, kept_items, len(encode_json(kept_items)), names)
 
 
 def _map_differing(request: ResponsesRequest, choice: ResolvedChoice) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from server.app import get_state
+from server.json_bytes import encode_json
 from server.responses.reasoning_seal import seal_reasoning
 from tests.fake_llm import FakeLLM
 from tests.server.api import Api
@@ -60,6 +61,27 @@ async def test_calls_at_once_are_one_message_and_each_step_is_its_own(api):
     assert tool["content"] == output["output"]
     assert (second["reasoning"], len(second["tool_calls"])) == ("Hm", 1)
     assert last == {"role": "assistant", "content": SAID["content"]}
+
+
+async def test_reasoning_in_two_places_of_an_answer_is_in_one_message(api):
+    more = {**THOUGHT, "content": [{"type": "reasoning_text", "text": "Well"}]}
+    (message,) = await read(api, input=[THOUGHT, SAID, more, SAID, CALL])
+    assert (message["reasoning"], message["content"]) == ("Hm\nWell", SAID["content"] * 2)
+    assert len(message["tool_calls"]) == 1
+
+
+async def test_a_type_of_null_is_none(api):
+    assert await read(api, input=[{"type": None, **ASKED}]) == [ASKED]
+
+
+async def test_what_is_kept_of_items_is_what_is_read(api):
+    junk = {"junk": [[], {}], "id": "x", "status": "completed", "arguments": [1]}
+    asked = {"role": "user", "content": [{"type": "input_text", "text": "Go", "junk": [[]]}], **junk}
+    response = (await api.respond(input=[asked, {**THOUGHT, **junk}, {**CALL, "junk": 1}])).json
+    entry = get_state(api.app).responses.get("", response["id"], "id")
+    thought = {key: one for key, one in THOUGHT.items() if key != "id"}
+    assert entry.items == [{"type": "message", **ASKED}, thought, CALL]
+    assert entry.item_bytes == len(encode_json(entry.items))
 
 
 async def test_names_in_a_namespace_are_joined(api):
