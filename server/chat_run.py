@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from server.chat_message import MessageRenderer
@@ -39,11 +39,14 @@ async def start_chat(
     id_prefix: str,
     field_names: Mapping[str, str] = MappingProxyType({}),
     base_id: str | None = None,
+    *,
+    shows_tools: bool = False,
 ) -> ChatRun:
     """Admit, prepare and start a request that has been checked. It belongs to the current task.
 
     id_prefix: beginning of the reply's id. field_names: the client's names of fields by those of chat, for errors.
-    base_id: the rest of the reply's id; None: the client's, or random.
+    base_id: the rest of the reply's id; None: the client's, or random. shows_tools: the prompt has the tools, although
+    tool_choice may be none.
 
     Raises ApiError or the library's errors if it cannot be served, or not now.
     """
@@ -52,8 +55,9 @@ async def start_chat(
     slot = state.admit(request.n or 1)
     metadata = state.make_metadata(slot, id_prefix, request, adapter, base_id=base_id, parses_reasoning=True)
     salt = state.get_cache_salt(request)
+    config = replace(state.config, exclude_tools_when_tool_choice_none=False) if shows_tools else state.config
     with client_fields(field_names):
-        job = await slot.run(prepare_chat(request, state.llm, state.config, work, slot.places, salt, rank, adapter))
+        job = await slot.run(prepare_chat(request, state.llm, config, work, slot.places, salt, rank, adapter))
     constraint_field = find_constraint_field(request)
     generation = state.start(slot, metadata.id, [job], field_names.get(constraint_field, constraint_field))
     return ChatRun(metadata, generation, make_message_renderer(request, state.config))

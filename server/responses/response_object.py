@@ -41,8 +41,8 @@ class ResponseObject:
             "store": request.is_stored,
             "temperature": job.params.temperature,
             "text": {"format": _show_format(text.format), "verbosity": text.verbosity},
-            "tool_choice": request.tool_choice or "auto",
-            "tools": [tool for tool in request.tools or () if not is_built_in(tool["type"])],
+            "tool_choice": _show_choice(request.tool_choice),
+            "tools": _show_tools(request.tools or ()),
             "top_logprobs": request.top_logprobs or 0,
             "top_p": job.params.top_p,
             "truncation": request.truncation or "disabled",
@@ -88,4 +88,25 @@ def make_error(error: ApiError) -> dict[str, str]:
 
 
 def _show_format(form: TextFormat | None) -> dict[str, Any]:
-    return {"type": "text"} if form is None else form.model_dump(by_alias=True, exclude_none=True)
+    if form is None:
+        return {"type": "text"}
+    name = {"name": form.name or ""} if form.type == "json_schema" else {}
+    return {**form.model_dump(by_alias=True, exclude_none=True), **name}
+
+
+def _show_choice(choice: str | dict[str, Any] | None) -> str | dict[str, Any]:
+    """Show a tool_choice with what OpenAI's clients expect in it."""
+    if isinstance(choice, dict) and choice.get("type") == "allowed_tools" and choice.get("mode") is None:
+        return {**choice, "mode": "auto"}
+    return choice or "auto"
+
+
+def _show_tools(tools: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Show the tools that are not left out, namespaces with a description, which OpenAI's clients expect."""
+    shown = []
+    for tool in tools:
+        if tool["type"] == "namespace":
+            shown.append({**tool, "description": tool.get("description") or "", "tools": _show_tools(tool["tools"])})
+        elif not is_built_in(tool["type"]):
+            shown.append(tool)
+    return shown

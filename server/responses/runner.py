@@ -86,7 +86,15 @@ class _ResponsesCall:
 
     async def _start(self, mapped: MappedRequest, on_end: OnEnd) -> tuple[Generation, ResponsesWriter, int]:
         base_id = self._choose_id() if self._request.is_stored else None
-        run = await start_chat(self._state, mapped.chat, self._work, ID_PREFIX, mapped.field_names, base_id)
+        run = await start_chat(
+            self._state,
+            mapped.chat,
+            self._work,
+            ID_PREFIX,
+            mapped.field_names,
+            base_id,
+            shows_tools=mapped.grammar_tool is not None,
+        )
         writer = ResponsesWriter(
             self._request, mapped, run.metadata, run.generation, run.renderer, self._state.tool_metrics, on_end
         )

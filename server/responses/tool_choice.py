@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxserve import InvalidParameter
 from server.errors import preview
-from server.responses.tools import CallableTool, ToolTable, is_built_in, join_name
+from server.responses.tools import CallableTool, ToolTable, is_built_in
 
 MODES = ("auto", "required")
 
@@ -48,18 +48,35 @@ def _resolve_object(choice: dict[str, Any], tools: ToolTable) -> ResolvedChoice:
     if kind not in ("function", "custom"):
         message = f"tool_choice must have the type function, custom or allowed_tools, got {preview(kind)}."
         raise InvalidParameter(message, "tool_choice")
-    name, namespace = choice.get("name"), choice.get("namespace")
-    if isinstance(name, str) and isinstance(namespace, str | None):
-        tool = tools.find(name, namespace)
-        if tool is not None and tool.grammar:
-            return ResolvedChoice(tools, "none", tool)
-        name = join_name(name, namespace)
-    return ResolvedChoice(tools, {"type": "function", "function": {"name": name}})
+    tool = _find_chosen(choice, tools)
+    if tool.grammar:
+        return ResolvedChoice(tools, "none", tool)
+    return ResolvedChoice(tools, {"type": "function", "function": {"name": tool.chat_name}})
+
+
+def _find_chosen(choice: dict[str, Any], tools: ToolTable) -> CallableTool:
+    kind, name, namespace = choice["type"], choice.get("name"), choice.get("namespace")
+    if not isinstance(namespace, str | None):
+        raise InvalidParameter(
+            f"tool_choice.namespace must be a string, got {preview(namespace)}.", "tool_choice.namespace"
+        )
+    tool = tools.find(name, namespace) if isinstance(name, str) else None
+    if tool is None:
+        message = f"tool_choice.name must be the name of one of the tools, got {preview(name)}."
+        raise InvalidParameter(message, "tool_choice.name")
+    if tool.kind != kind:
+        message = f"tool_choice.type must be {tool.kind}, as that of the tool {preview(name)} is, got {preview(kind)}."
+        raise InvalidParameter(message, "tool_choice.type")
+    return tool
 
 
 def _force(tools: ToolTable) -> ResolvedChoice:
     """Force a call of any tool. If there is only one, and it has a grammar, the answer follows that."""
     callable_tools = list(tools.by_chat_name.values())
+    if not callable_tools:
+        left_out = f"; this server cannot run {', '.join(tools.ignored)}" if tools.ignored else ""
+        message = f"tool_choice required needs a tool of the type function or custom{left_out}."
+        raise InvalidParameter(message, "tool_choice")
     if len(callable_tools) == 1 and callable_tools[0].grammar:
         return ResolvedChoice(tools, "none", callable_tools[0])
     return ResolvedChoice(tools, "required")
@@ -67,7 +84,9 @@ def _force(tools: ToolTable) -> ResolvedChoice:
 
 def _resolve_allowed(choice: dict[str, Any], tools: ToolTable) -> ResolvedChoice:
     """Leave only the allowed tools. Those that cannot be run are no reason to refuse, as among the tools."""
-    mode, allowed = choice.get("mode", "auto"), choice.get("tools")
+    mode, allowed = choice.get("mode"), choice.get("tools")
+    if mode is None:
+        mode = "auto"
     if mode not in MODES or not isinstance(allowed, list) or not all(isinstance(one, dict) for one in allowed):
         message = "tool_choice of the type allowed_tools needs mode (auto or required) and tools, an array of objects."
         raise InvalidParameter(message, "tool_choice")

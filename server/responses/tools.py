@@ -109,6 +109,7 @@ def _flatten(tools: Iterable[dict[str, Any]]) -> Iterable[tuple[dict[str, Any], 
             yield tool, None, place
             continue
         name, inner = _read_name(tool, place), tool.get("tools")
+        _read_description(tool, place)
         if not isinstance(inner, list) or not all(isinstance(one, dict) for one in inner):
             raise InvalidParameter(f"{place}.tools must be an array of tools.", "tools")
         for inner_number, one in enumerate(inner):
@@ -120,9 +121,7 @@ def _flatten(tools: Iterable[dict[str, Any]]) -> Iterable[tuple[dict[str, Any], 
 def _read_tool(tool: dict[str, Any], namespace: str | None, place: str) -> tuple[CallableTool, dict[str, Any]]:
     """Return a function or custom tool, and the function that the model is shown for it."""
     name, kind = _read_name(tool, place), tool["type"]
-    description = tool.get("description")
-    if not isinstance(description, str | None):
-        raise InvalidParameter(f"{place}.description must be a string.", "tools")
+    description = _read_description(tool, place)
     chat_name = join_name(name, namespace)
     if kind == "custom":
         syntax, grammar = _read_format(tool.get("format"), place)
@@ -141,6 +140,13 @@ def _read_name(tool: dict[str, Any], place: str) -> str:
     if not isinstance(name, str) or not name:
         raise InvalidParameter(f"{place}.name must be a non-empty string.", "tools")
     return name
+
+
+def _read_description(tool: dict[str, Any], place: str) -> str | None:
+    description = tool.get("description")
+    if not isinstance(description, str | None):
+        raise InvalidParameter(f"{place}.description must be a string.", "tools")
+    return description
 
 
 def _read_format(form: Any, place: str) -> tuple[str, str]:

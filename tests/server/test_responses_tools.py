@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from openai.types.responses import Response
 
 from jaxserve import NamedTool, ToolCallDelta
 from server.responses.custom_input import CustomInputDecoder
@@ -125,6 +126,53 @@ async def test_built_in_tools_are_left_out_and_named(tools_api):
     assert len(api.llm.rendered[-1]["tools"]) == 1
     alone = await api.respond(tools=BUILT_IN, stream=True)
     assert alone.headers[IGNORED] == "web_search, local_shell, mcp" and api.llm.rendered[-1]["tools"] is None
+
+
+async def test_built_in_tools_in_a_namespace_are_left_out_too(tools_api):
+    reply = await tools_api().respond(tools=[{**SPACE, "tools": [*SPACE["tools"], *BUILT_IN]}])
+    assert reply.headers[IGNORED] == "web_search, local_shell, mcp" and reply.json["tools"] == [SPACE]
+
+
+async def test_what_openai_s_clients_expect_is_filled_in(tools_api):
+    form = {"type": "json_schema", "schema": {"type": "object"}}
+    space = {key: one for key, one in SPACE.items() if key != "description"}
+    allowed = {"type": "allowed_tools", "tools": [{"type": "function", "name": "f"}]}
+    for fields in ({"text": {"format": form}}, {"tools": [space]}, {"tools": [FUNCTION], "tool_choice": allowed}):
+        Response.model_validate((await tools_api().respond(**fields)).json)
+
+
+@pytest.mark.parametrize(
+    ("choice", "param", "text"),
+    [
+        ({"type": "custom", "name": "f"}, "tool_choice.type", "function"),
+        ({"type": "function", "name": "apply_patch"}, "tool_choice.type", "custom"),
+        ({"type": "function", "name": "g"}, "tool_choice.name", "'g'"),
+        ({"type": "function", "name": "f", "namespace": 1}, "tool_choice.namespace", "1"),
+    ],
+)
+async def test_a_choice_of_one_tool_that_is_wrong_is_named(tools_api, choice, param, text):
+    reply = await tools_api().respond(tools=[FUNCTION, PATCH], tool_choice=choice)
+    assert (reply.status, reply.error["param"]) == (400, param) and text in reply.error["message"]
+
+
+async def test_required_without_a_tool_that_can_be_called_says_so(tools_api):
+    reply = await tools_api().respond(tools=BUILT_IN, tool_choice="required")
+    assert reply.status == 400 and "web_search, local_shell, mcp" in reply.error["message"]
+
+
+async def test_a_forced_grammar_has_its_tool_in_the_prompt(make_api):
+    llm = FakeLLM(["a"], tool_parser="hermes")
+    api = make_api(llm=llm, exclude_tools_when_tool_choice_none=True)
+    await api.respond(tools=[PATCH], tool_choice="required")
+    assert [tool["function"]["name"] for tool in llm.rendered[-1]["tools"]] == ["apply_patch"]
+    await api.respond(tools=[PATCH], tool_choice="none")
+    assert llm.rendered[-1]["tools"] is None
+
+
+async def test_a_forced_grammar_may_have_an_empty_input(make_api):
+    api = make_api(llm=FakeLLM([Piece(reasoning="Hm")], tool_parser="hermes", reasoning_parser="qwen3"))
+    _, call = (await api.respond(tools=[PATCH], tool_choice="required")).json["output"]
+    assert (call["type"], call["input"]) == ("custom_tool_call", "")
 
 
 @pytest.mark.parametrize(
