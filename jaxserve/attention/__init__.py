@@ -120,22 +120,27 @@ BACKENDS: dict[str, type[AttentionBackend]] = {
 }
 
 
-def list_backends(name: str, platform: str, dtype: Any = "float32", device_kind: str = "") -> list[AttentionBackend]:
+def list_backends(
+    name: str, platform: str, dtype: Any = "float32", device_kind: str = "", compute_capability: float = 0.0
+) -> list[AttentionBackend]:
     """Return the backend called `name`, or under "auto" those for a JAX platform and dtype, the best one first.
 
     The later ones hold pages that the first does not.
 
-    device_kind   What JAX calls the devices, "NVIDIA H200" for example: the kernels of some have sizes of their own.
+    device_kind          What JAX calls the devices, "NVIDIA H200" for example: some have sizes of their own.
+    compute_capability   That of NVIDIA GPUs; 0: unknown, and kernels take nothing for granted.
 
     Raises BadConfig if no backend has this name or if it does not run on the platform.
     """
     names = _auto_names(platform, dtype) if name == "auto" else (name,)
-    return [_make_backend(each, platform, device_kind) for each in names]
+    return [_make_backend(each, platform, device_kind, compute_capability) for each in names]
 
 
-def choose_backend(name: str, platform: str, dtype: Any = "float32", device_kind: str = "") -> AttentionBackend:
+def choose_backend(
+    name: str, platform: str, dtype: Any = "float32", device_kind: str = "", compute_capability: float = 0.0
+) -> AttentionBackend:
     """Return the first backend of `list_backends`."""
-    return list_backends(name, platform, dtype, device_kind)[0]
+    return list_backends(name, platform, dtype, device_kind, compute_capability)[0]
 
 
 def _auto_names(platform: str, dtype: Any) -> tuple[str, ...]:
@@ -146,13 +151,13 @@ def _auto_names(platform: str, dtype: Any) -> tuple[str, ...]:
     return (platform,) if platform in ("cpu", "gpu") else ("reference",)
 
 
-def _make_backend(name: str, platform: str, device_kind: str) -> AttentionBackend:
+def _make_backend(name: str, platform: str, device_kind: str, compute_capability: float) -> AttentionBackend:
     if name not in BACKENDS:
         raise BadConfig(f"attention_backend {name!r} is unknown; known: auto, {', '.join(BACKENDS)}.")
     if name in ("mosaic", "tpu") and platform != "tpu":
         raise BadConfig(f"attention_backend {name!r} needs a TPU, and this is a {platform}; try auto.")
     if name == "gpu":
-        return GpuAttention(interpret=platform != "gpu", config=choose_config(device_kind))
+        return GpuAttention(interpret=platform != "gpu", config=choose_config(device_kind, compute_capability))
     return BACKENDS[name]()
 
 

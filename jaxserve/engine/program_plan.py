@@ -166,7 +166,8 @@ def choose_attention(
     """
     placement = model.placement
     refusals: list[BadConfig] = []
-    for backend in list_backends(config.attention_backend, placement.platform, model.dtype, placement.device_kind):
+    facts = placement.device_kind, placement.compute_capability
+    for backend in list_backends(config.attention_backend, placement.platform, model.dtype, *facts):
         try:
             resolved = resolve_page_size(config, model, backend, groups)
             for group in groups:

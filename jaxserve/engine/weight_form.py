@@ -36,6 +36,7 @@ PRODUCTS: Mapping[str, Mapping[Quantization, str]] = {
 # Of NVIDIA GPUs from which on fp8 is multiplied as it is. On older ones XLA stores every weight in bfloat16 in each
 # step, on an L4 tables alone if activations are rounded (jaxlib 0.10.2): it moves 5 bytes a weight, and bfloat16 has 2.
 FP8_CAPABILITY = 9.0
+INT4_CAPABILITY = 8.0  # from which on GPUs have fma.rn.bf16x2, by which the kernel unpacks (PTX ISA)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,8 +187,7 @@ def _keep_scales(
 
 def _multiplies_fp8(placement: Placement) -> bool:
     """Return whether the devices are GPUs that multiply fp8 as it is, with activations that are rounded to it."""
-    capability = str(getattr(placement.devices[0], "compute_capability", "0"))
-    return placement.platform == "gpu" and float(capability) >= FP8_CAPABILITY
+    return placement.compute_capability >= FP8_CAPABILITY
 
 
 def check_products(quantization: QuantizationChoice, platform: str) -> None:
@@ -196,6 +196,21 @@ def check_products(quantization: QuantizationChoice, platform: str) -> None:
     if quantization not in ("auto", "none", *kinds):
         others = f"try {' or '.join(kinds)}" if kinds else "leave it out"
         raise BadConfig(f"quantization={quantization!r} has no products on a {platform}; {others}.")
+
+
+def _check_capability(quantization: Quantization, capability: float) -> None:
+    """Raise BadConfig if GPUs of this compute capability have no products for weights that are packed so."""
+    if quantization == "fp8" and capability < FP8_CAPABILITY:
+        others = "int8 or int4" if capability >= INT4_CAPABILITY else "int8"
+        raise BadConfig(
+            f"quantization='fp8' needs a gpu of compute capability {FP8_CAPABILITY} or later; on others weights would "
+            f"be unpacked in every step; try {others}."
+        )
+    if quantization == "int4" and capability < INT4_CAPABILITY:
+        raise BadConfig(
+            f"quantization='int4' needs a gpu of compute capability {INT4_CAPABILITY} or later; on others its kernel "
+            "does not compile; try int8."
+        )
 
 
 def choose_requested(quantization: Quantization, placement: Placement, dtype: np.dtype) -> WeightForm:
@@ -207,11 +222,8 @@ def choose_requested(quantization: Quantization, placement: Placement, dtype: np
     check_products(quantization, platform)
     if quantization == "none":
         return WeightForm(quantization)
-    if platform == "gpu" and quantization == "fp8" and not _multiplies_fp8(placement):
-        raise BadConfig(
-            f"quantization='fp8' needs a gpu of compute capability {FP8_CAPABILITY} or later; on others weights would "
-            "be unpacked in every step; try int8 or int4."
-        )
+    if platform == "gpu":
+        _check_capability(quantization, placement.compute_capability)
     if platform != "cpu":
         rounds_activations = quantization == "fp8" and _multiplies_fp8(placement)
         has_kernel = quantization == "int4" and platform == "gpu"

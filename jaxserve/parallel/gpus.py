@@ -79,6 +79,11 @@ class Gpu:
         return f"sm_{self.major}{self.minor}{'a' if self.has_own_instructions else ''}"
 
     @property
+    def compute_capability(self) -> float:
+        """The compute capability."""
+        return float(f"{self.major}.{self.minor}")
+
+    @property
     def has_own_instructions(self) -> bool:
         """Whether it has instructions that no later generation has: wgmma, and what followed it."""
         return self.major >= 9

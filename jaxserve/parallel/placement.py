@@ -58,6 +58,14 @@ class Placement:
         return self.devices[0].device_kind
 
     @property
+    def compute_capability(self) -> float:
+        """The compute capability of NVIDIA GPUs; 0 of other devices, or if it is unknown."""
+        try:
+            return float(getattr(self.devices[0], "compute_capability", 0)) if self.platform == "gpu" else 0.0
+        except ValueError:  # AMD's are words
+            return 0.0
+
+    @property
     def mesh(self) -> Mesh:
         """The mesh of the devices."""
         return make_mesh(self.devices)

@@ -32,7 +32,7 @@ def choose_kernel_config(case: Any, gpu: Gpu) -> Any:
     """Return the sizes that the kernels have on the GPU, with the case's own changes."""
     from jaxserve.attention.gpu.pages import choose_config
 
-    return replace(choose_config(gpu.device_kind), **case.options.get("config", {}))
+    return replace(choose_config(gpu.device_kind, gpu.compute_capability), **case.options.get("config", {}))
 
 
 def predict(kernel: KernelCode, case: Any, gpu: Gpu) -> Record:

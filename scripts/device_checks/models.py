@@ -27,7 +27,7 @@ from jaxserve.engine.weight_layout import WeightLayout
 from jaxserve.models.cost import Cost
 from jaxserve.models.registry import abstract_decoder, find_architecture
 from jaxserve.models.spec import DecoderSpec
-from jaxserve.parallel.placement import single_placement
+from jaxserve.parallel.placement import Placement, single_placement
 from jaxserve.sampling.columns import empty_row
 from jaxserve.sampling.sampler import LogprobsConfig, SampleMode
 from scripts.device_checks.shapes import Work, config_of
@@ -70,7 +70,8 @@ def make(model: str, *, tiny: bool, buckets: Buckets, max_len: int, pages_wanted
     _, shapes = abstract_decoder(spec, dtype)
     weights = {path: random_leaf(leaf.shape, leaf.dtype.name, seed) for seed, (path, leaf) in enumerate(shapes.items())}
     layout = WeightLayout.from_shapes(weights)
-    backend = choose_backend(attention, device.platform, dtype, device.device_kind)
+    facts = device.device_kind, Placement((device,)).compute_capability
+    backend = choose_backend(attention, device.platform, dtype, *facts)
     groups, types = make_groups(architecture.cache(spec)), CacheTypes(dtype, dtype)
     page_bytes = sum(bytes_per_page(backend, group, page_size=PAGE, types=types) for group in groups)
     stats = (device.memory_stats() or {}) if device.platform != "cpu" else {}

@@ -33,7 +33,8 @@ def open_reader(config: EngineConfig) -> Reader:
     weights = load_params(opened.checkpoint, opened.leaves, opened.shapes)
     graphdef, _ = registry.abstract_decoder(opened.spec, opened.dtype)
     placement = opened.placement
-    backend = choose_backend(config.attention_backend, placement.platform, opened.dtype, placement.device_kind)
+    facts = placement.device_kind, placement.compute_capability
+    backend = choose_backend(config.attention_backend, placement.platform, opened.dtype, *facts)
     groups = make_groups(opened.architecture.cache(opened.spec))
     if any(group.is_recurrent for group in groups):
         raise ValueError(f"{config.model} has recurrent layers, whose states are no pages; only paged layers are read.")

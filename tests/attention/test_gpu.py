@@ -158,7 +158,7 @@ def test_tiles_are_whole_and_of_one_size_in_bytes(is_decode, expected):
 @pytest.mark.parametrize(("kind", "kibibytes"), [("NVIDIA H200", 227), ("NVIDIA L4", 99)])
 def test_a_prefill_tile_fits_into_shared_memory(kind, kibibytes, head_dim):
     """The queries, and keys and values for all stages but the two in which page numbers are loaded and blocks used."""
-    config = choose_config(kind)
+    config = choose_config(kind, 8.9)
     block_tokens = choose_block_tokens(head_dim, 2, config, is_decode=False)
     params = AttentionParams(2, 4, head_dim, 16, block_tokens, 1.0, None, None, False)
     tile_rows = choose_tile_rows(2048, 2, params, config)
@@ -167,17 +167,17 @@ def test_a_prefill_tile_fits_into_shared_memory(kind, kibibytes, head_dim):
 
 
 def test_gpus_with_less_shared_memory_have_smaller_tiles():
-    small = choose_config("NVIDIA L4")
-    assert small == choose_config("a GPU of tomorrow")
-    assert small == dataclasses.replace(choose_config("NVIDIA A100-SXM4-80GB"), has_fp8=True)
+    small = choose_config("NVIDIA L4", 8.9)
+    assert small == choose_config("a GPU of tomorrow", 13.0)
+    assert small == dataclasses.replace(choose_config("NVIDIA A100-SXM4-80GB", 8.0), has_fp8=True)
     keys = [choose_block_tokens(head_dim, 2, small, is_decode=False) for head_dim in (64, 128, 256, 512)]
     assert keys == [64, 32, 32, 16]
-    assert small.prefill_block_bytes < choose_config("NVIDIA H200").prefill_block_bytes
-    assert choose_backend("gpu", "gpu", device_kind="NVIDIA L4").config == small
-    assert choose_config("NVIDIA B200") == choose_config("NVIDIA H100 80GB HBM3") == KernelConfig()
+    assert small.prefill_block_bytes < choose_config("NVIDIA H200", 9.0).prefill_block_bytes
+    assert choose_backend("gpu", "gpu", device_kind="NVIDIA L4", compute_capability=8.9).config == small
+    assert choose_config("NVIDIA B200", 10.0) == choose_config("NVIDIA H100 80GB HBM3", 9.0) == KernelConfig()
 
 
-@pytest.mark.parametrize("config", [KernelConfig(), choose_config("NVIDIA L4")])
+@pytest.mark.parametrize("config", [KernelConfig(), choose_config("NVIDIA L4", 8.9)])
 def test_a_prefill_block_of_8_bit_keys_has_as_many_as_one_of_16(config):
     """They are multiplied as numbers of 16 bits, in as many registers."""
     for head_dim in (64, 128, 256, 512):
@@ -185,14 +185,19 @@ def test_a_prefill_block_of_8_bit_keys_has_as_many_as_one_of_16(config):
         assert eight == sixteen
 
 
+@pytest.mark.parametrize(
+    ("kind", "capability"),
+    [("NVIDIA A100-SXM4-80GB", 8.0), ("NVIDIA A2", 8.6), ("Orin", 8.7), ("Tesla T4", 7.5), ("an unknown GPU", 0)],
+)
 @pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2"])
-def test_floats_of_8_bits_that_a_gpu_does_not_convert_are_refused(dtype):
+def test_floats_of_8_bits_that_a_gpu_does_not_convert_are_refused(dtype, kind, capability):
     """LLVM would end the process."""
-    backend = choose_backend("gpu", "gpu", device_kind="NVIDIA A100-SXM4-80GB")
+    backend = choose_backend("gpu", "gpu", device_kind=kind, compute_capability=capability)
     with pytest.raises(BadConfig, match=f"kv_cache_dtype {dtype} needs a GPU of compute capability 8.9 or later"):
         backend.make_pages(8, 16, 2, 64, dtype)
     assert jax.eval_shape(lambda: backend.make_pages(8, 16, 2, 64, "int8"))
-    assert jax.eval_shape(lambda: choose_backend("gpu", "gpu", device_kind="NVIDIA L4").make_pages(8, 16, 2, 64, dtype))
+    newer = choose_backend("gpu", "gpu", device_kind=kind, compute_capability=8.9)
+    assert jax.eval_shape(lambda: newer.make_pages(8, 16, 2, 64, dtype))
 
 
 def test_planes_that_pallas_would_misaddress_are_refused():

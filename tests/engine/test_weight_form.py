@@ -183,6 +183,17 @@ def test_fp8_that_a_gpu_would_unpack_in_every_step_is_refused(tmp_path):
         choose(write(tmp_path, INT4), "gpu", "bfloat16", capability="8.9", quantization="fp8")
 
 
+@pytest.mark.parametrize("capability", ["7.5", "0", "gfx90a"])
+def test_quantizations_that_an_old_or_unknown_gpu_has_no_instructions_for_are_refused(tmp_path, capability):
+    path = write(tmp_path, INT4)
+    with pytest.raises(BadConfig, match=r"'int4' needs a gpu of compute capability 8\.0 or later; .* try int8\."):
+        choose(path, "gpu", "bfloat16", capability=capability, quantization="int4")
+    with pytest.raises(BadConfig, match=r"'fp8' needs .* try int8\."):
+        choose(path, "gpu", "bfloat16", capability=capability, quantization="fp8")
+    assert choose(path, "gpu", "bfloat16", capability=capability, quantization="int8").scaled == ScaledForm()
+    assert choose(path, "gpu", "bfloat16", capability="8.0", quantization="int4").scaled == ScaledForm(has_kernel=True)
+
+
 def test_fp8_of_a_file_is_unpacked_once_where_it_has_no_products(tmp_path):
     path = write(tmp_path, writer.FORMS["fp8 of whole tensors"])
     older = choose(path, "gpu", "bfloat16", capability="8.9")

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxserve.attention.gpu.pages import AttentionParams, GpuPages, KernelConfig, choose_block_tokens
+from jaxserve.attention.gpu.pages import FP8_CAPABILITY, AttentionParams, GpuPages, KernelConfig, choose_block_tokens
 from jaxserve.attention.inputs import PAGE_SIZE, AttentionInputs
 from jaxserve.attention.latent import BlockLatentAttention
 from jaxserve.attention.page_types import has_scales, make_scales
@@ -57,7 +57,8 @@ class GpuAttention:
         """
         if not self.config.has_fp8 and has_scales(dtype) and jnp.issubdtype(dtype, jnp.floating):
             raise BadConfig(
-                f"kv_cache_dtype {jnp.dtype(dtype).name} needs a GPU of compute capability 8.9 or later; try int8."
+                f"kv_cache_dtype {jnp.dtype(dtype).name} needs a GPU of compute capability {FP8_CAPABILITY} or later;"
+                " try int8."
             )
         shape = (num_pages, page_size, kv_heads, head_dim)
         most = self.max_pages(page_size, kv_heads, head_dim, dtype)

@@ -61,7 +61,7 @@ class KernelConfig:
     warps, stages         per kernel, as Triton means them. Page numbers are loaded a stage before their pages: below
                           five stages a block is fetched only after the one before it was used (seen in the code of
                           sm_90), which decode hides behind the four programs of a multiprocessor, and prefill has one
-    has_fp8               Triton converts 8-bit floats for the GPU: from compute capability 8.9 on
+    has_fp8               Triton converts 8-bit floats for the GPU; for others LLVM ends the process
     """
 
     split_tokens: int = 256
@@ -107,24 +107,21 @@ def next_power_of_two(size: int) -> int:
     return 1 << max(0, size - 1).bit_length()
 
 
+FP8_CAPABILITY = 8.9  # from which on Triton converts 8-bit floats
 # Without wgmma both operands of a product lie in registers, beside sums and scores. Blocks of 16 KiB spill 44 to 76
 # bytes at heads of 64, 96 and 128; those of 8 KiB (32 keys of 128) none, and reach less of the peak as predicted: 59 to
 # 85 % where it was 63 to 94 % with spills (A100, Llama-3.1-8B). Heads of 256 want 32 keys, too; those of 512 take 16.
 # Three stages of these and 64 rows of wide heads fit the 99 KiB of an L4.
 _SMALL = KernelConfig(prefill_block_bytes=8 * 1024, wide_block_bytes=16 * 1024, prefill_stages=3, wide_tile_rows=64)
-# By a part of the name that CUDA gives the GPU; others have what the smallest have.
-_CONFIGS: tuple[tuple[tuple[str, ...], KernelConfig], ...] = (
-    # Multiprocessors with 227 KiB of shared memory for one program, and operands of products in it.
-    (("H100", "H200", "H800", "H20", "GH200", "B100", "B200", "B300"), KernelConfig()),
-    # No conversions of 8-bit floats: LLVM ends the process.
-    (("A100", "A800", "A30", "A40", "A10", "RTX A", "RTX 30"), replace(_SMALL, has_fp8=False)),
-)
+# Parts of the names that CUDA gives GPUs whose multiprocessors have 227 KiB of shared memory for one program, and
+# operands of products in it.
+_LARGE_GPUS = ("H100", "H200", "H800", "H20", "GH200", "B100", "B200", "B300")
 
 
-def choose_config(device_kind: str) -> KernelConfig:
-    """Return the sizes for a GPU."""
-    found = (config for names, config in _CONFIGS if any(name in device_kind for name in names))
-    return next(found, _SMALL)
+def choose_config(device_kind: str, compute_capability: float) -> KernelConfig:
+    """Return the sizes for a GPU by its name, and what it can do by its compute capability, 0 if that is unknown."""
+    config = KernelConfig() if any(name in device_kind for name in _LARGE_GPUS) else _SMALL
+    return replace(config, has_fp8=compute_capability >= FP8_CAPABILITY)
 
 
 def choose_block_tokens(head_dim: int, itemsize: int, config: KernelConfig, *, is_decode: bool) -> int:
