@@ -56,7 +56,7 @@ def test_no_page_is_larger_than_a_prompt_chunk_unless_attention_needs_it(chunk, 
 
 V6E: Any = SimpleNamespace(
     spec=SimpleNamespace(max_position_embeddings=8192),
-    placement=SimpleNamespace(platform="tpu", device_kind="TPU v6 lite"),
+    placement=SimpleNamespace(platform="tpu", device_kind="TPU v6 lite", compute_capability=0.0),
     dtype=jnp.dtype("bfloat16"),
 )
 GROUPS = make_groups([PagedKeysValues(num_kv_heads=2, head_dim=128)])
