@@ -41,12 +41,13 @@ async def start_chat(
     base_id: str | None = None,
     *,
     shows_tools: bool = False,
+    num_copies: int = 1,
 ) -> ChatRun:
     """Admit, prepare and start a request that has been checked. It belongs to the current task.
 
     id_prefix: beginning of the reply's id. field_names: the client's names of fields by those of chat, for errors.
     base_id: the rest of the reply's id; None: the client's, or random. shows_tools: the prompt has the tools, although
-    tool_choice may be none.
+    tool_choice may be none. num_copies: how often the reply has each token.
 
     Raises ApiError or the library's errors if it cannot be served, or not now.
     """
@@ -57,7 +58,10 @@ async def start_chat(
     salt = state.get_cache_salt(request)
     config = replace(state.config, exclude_tools_when_tool_choice_none=False) if shows_tools else state.config
     with client_fields(field_names):
-        job = await slot.run(prepare_chat(request, state.llm, config, work, slot.places, salt, rank, adapter))
+        preparing = prepare_chat(
+            request, state.llm, config, work, slot.places, salt, rank, adapter, num_copies=num_copies
+        )
+        job = await slot.run(preparing)
     constraint_field = find_constraint_field(request)
     generation = state.start(slot, metadata.id, [job], field_names.get(constraint_field, constraint_field))
     return ChatRun(metadata, generation, make_message_renderer(request, state.config))

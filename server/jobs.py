@@ -37,8 +37,12 @@ async def prepare_chat(
     cache_salt: str | None = None,
     data_parallel_rank: int | None = None,
     adapter: Adapter | None = None,
+    *,
+    num_copies: int = 1,
 ) -> Ready:
     """Prepare a chat request. slot: its places in the queue. cache_salt: which requests may share cached prefixes.
+
+    num_copies: how often the reply has each token.
 
     Raises RequestError if the request cannot be served, Overloaded or EngineStopped if no request can be at the moment.
     """
@@ -60,7 +64,7 @@ async def prepare_chat(
             adapter=adapter,
             data_parallel_rank=data_parallel_rank,
         )
-    _check_reply_size(ready, config)
+    _check_reply_size(ready, config, num_copies=num_copies)
     return ready
 
 
@@ -170,10 +174,11 @@ def _translate_completion(request: CompletionRequest, llm: AsyncLLM) -> Sampling
     )
 
 
-def _check_reply_size(ready: Ready, config: ServerConfig, num_prompts: int = 1) -> None:
+def _check_reply_size(ready: Ready, config: ServerConfig, num_prompts: int = 1, num_copies: int = 1) -> None:
     params, prompt_ids = ready.params, ready.prompt_ids
     entries = 0 if params.logprobs is None else 1 + params.logprobs + len(params.logprob_token_ids)
-    generated = num_prompts * params.n * (params.max_tokens or 0) * (BYTES_PER_TOKEN + BYTES_PER_LOGPROB * entries)
+    num_tokens = num_prompts * params.n * (params.max_tokens or 0) * num_copies
+    generated = num_tokens * (BYTES_PER_TOKEN + BYTES_PER_LOGPROB * entries)
     scored = 0 if params.prompt_logprobs is None else len(prompt_ids) * (1 + params.prompt_logprobs) * BYTES_PER_LOGPROB
     if generated + scored > config.max_reply_bytes:
         raise InvalidParameter(

@@ -63,7 +63,9 @@ async def stream_events(
             keep_alive.restart()
         await asyncio.sleep(0)
     keep_alive.cancel()
-    yield _encode(last) + writer.end
+    for event in last[:-1]:  # each may have the whole answer
+        yield event.encode()
+    yield _encode(last[-1:]) + writer.end
 
 
 async def read_events(generation: Generation, writer: Writer, interval: int) -> AsyncIterator[tuple[list[Event], bool]]:

@@ -29,6 +29,7 @@ from server.sse import make_stream_response
 from server.state import ServerState
 
 _ROUTABLE = re.compile(r"[A-Za-z0-9._~:-]{1,256}")  # ids that stand in a path as they are
+NUM_STREAM_COPIES = 5  # of each token: in its delta, in .done of the text, the part and the item, and in the response
 OnEnd = Callable[[dict[str, Any]], None]
 
 
@@ -94,6 +95,7 @@ class _ResponsesCall:
             mapped.field_names,
             base_id,
             shows_tools=mapped.grammar_tool is not None,
+            num_copies=NUM_STREAM_COPIES if self._request.stream or self._request.background else 1,
         )
         writer = ResponsesWriter(
             self._request, mapped, run.metadata, run.generation, run.renderer, self._state.tool_metrics, on_end

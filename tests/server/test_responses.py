@@ -137,6 +137,15 @@ async def test_logprobs_of_the_text_on_demand(api):
     assert (await api.respond(**fields, tools=tools)).error["param"] == "include"
 
 
+async def test_a_stream_is_as_large_as_its_copies_of_the_text(make_api):
+    api = make_api(max_reply_bytes=20_000)
+    fields = {"include": ["message.output_text.logprobs"], "top_logprobs": 2, "max_output_tokens": 30}
+    assert (await api.respond(**fields)).status == 200
+    for how in ({"stream": True}, {"background": True}):
+        reply = await api.respond(**fields, **how)
+        assert reply.status == 400 and "at most 20000 are allowed" in reply.error["message"]
+
+
 async def test_an_engine_that_fails_is_a_500(make_api):
     llm = FakeLLM()
     llm.fail_at = 0
