@@ -99,6 +99,7 @@ def open_model(
     with blame_model_files(config_name):
         architecture = _find_architecture(model_config, task)
         spec = architecture.spec(model_config, config_name)
+    _check_size(spec, placement)
     leaves = architecture.params(spec)
     form = choose_weight_form(config, checkpoint, leaves, spec, placement, dtype)
     _check_division(spec, placement, form)
@@ -116,12 +117,16 @@ def _find_architecture(model_config: Mapping[str, Any], task: PoolingTask | None
     return find_pooled(model_config, count_labels(task), needs_head=needs_head)
 
 
+def _check_size(spec: Any, placement: Placement) -> None:
+    """Raise BadConfig for an encoder on several devices, which nothing divides."""
+    if isinstance(spec, EncoderSpec) and placement.size > 1:
+        raise BadConfig(f"tensor_parallel_size={placement.size} is for decoders; {spec.architecture_name} takes 1.")
+
+
 def _check_division(spec: Any, placement: Placement, form: WeightForm) -> None:
-    """Check that the devices can hold the model together. Raises BadConfig if not; an encoder has one."""
+    """Raise BadConfig if the devices cannot hold a decoder together."""
     if not isinstance(spec, EncoderSpec):
         check_partition(spec, placement.ranks, form.quantization if form.scaled is None else "none")
-    elif placement.size > 1:
-        raise BadConfig(f"tensor_parallel_size={placement.size} is for decoders; {spec.architecture_name} takes 1.")
 
 
 def merge_overrides(model_config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,14 +1,25 @@
 """Vectors and scores of encoders are those of transformers: of any length, alone and in a crowd, also of pairs."""
 
+import json
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 
 from jaxserve import LLM, BadCheckpoint, BadConfig, PoolingParams, PromptTooLong, UnknownArchitecture
+from jaxserve.config import EngineConfig
+from jaxserve.engine.opened_model import open_model
+from jaxserve.parallel.placement import Placement
 from tests.pooling.models import WORDS, hidden_vectors, make, unit, write_modules, write_network
+from tests.weights import quantized_writer as writer
 
 SETTINGS = {"quiet": True, "max_num_seqs": 4, "max_num_batched_tokens": 80, "compilation_cache_dir": "none"}
 TOLERANCE = 1e-4
+PACKED = writer.Form(
+    writer.compressed("pack-quantized", writer.integers(4, "group", group_size=32)), writer.words(group_size=32)
+)
 FAMILIES = ("Bert", "Roberta", "XLMRoberta", "DistilBert")
 # RoBERTa's positions count behind the padding id.
 LONGEST = {"Roberta": 70, "XLMRoberta": 70}
@@ -135,6 +146,20 @@ class TestBert:
             LLM(str(bert_path), hf_overrides={"new_arithmetic": 3}, **SETTINGS)
         with pytest.raises(BadConfig, match="no logits to generate from"):
             LLM(str(bert_path), task="generate", **SETTINGS)
+
+    @pytest.mark.parametrize("is_packed", [False, True])
+    def test_several_devices_are_refused_whatever_the_weights(self, tmp_path, is_packed):
+        plain = write_network(tmp_path / "plain", make("BertModel", intermediate_size=64), is_encoder=True)
+        config, tensors = json.loads((plain / "config.json").read_text()), {}
+        for name, value in load_file(plain / "model.safetensors").items():
+            packs = is_packed and name.startswith("encoder.layer") and value.ndim == 2
+            tensors |= PACKED.write(name.removesuffix(".weight"), value)[0] if packs else {name: value}
+        path = writer.write_checkpoint(
+            tmp_path / "served", config | ({"quantization_config": PACKED.config} if is_packed else {}), tensors
+        )
+        two = Placement((SimpleNamespace(platform="cpu"), SimpleNamespace(platform="cpu")))
+        with pytest.raises(BadConfig, match="tensor_parallel_size=2 is for decoders; BertModel takes 1"):
+            open_model(EngineConfig(model=str(path)), two, None, None)
 
 
 @pytest.fixture(scope="module")
