@@ -14,6 +14,7 @@ from jaxserve.attention.gpu import GpuAttention
 from jaxserve.attention.gpu.pages import choose_config
 from jaxserve.attention.inputs import AttentionInputs
 from jaxserve.attention.mosaic import MosaicAttention
+from jaxserve.attention.mosaic.vector_memory import VECTOR_BYTES, has_vector_memory
 from jaxserve.attention.native import NativeAttention
 from jaxserve.attention.reference import ReferenceAttention
 from jaxserve.attention.tpu import TpuAttention
@@ -127,27 +128,21 @@ def list_backends(
 
     The later ones hold pages that the first does not.
 
-    device_kind          What JAX calls the devices, "NVIDIA H200" for example: some have sizes of their own.
+    device_kind          What JAX calls the devices, "NVIDIA H200" for example: some have sizes of their own, and old
+                         TPUs no room for our kernels.
     compute_capability   That of NVIDIA GPUs; 0: unknown, and kernels take nothing for granted.
 
-    Raises BadConfig if no backend has this name or if it does not run on the platform.
+    Raises BadConfig if no backend has this name or if it does not run on the devices.
     """
-    names = _auto_names(platform, dtype) if name == "auto" else (name,)
+    names = _auto_names(platform, dtype, device_kind) if name == "auto" else (name,)
     return [_make_backend(each, platform, device_kind, compute_capability) for each in names]
 
 
-def choose_backend(
-    name: str, platform: str, dtype: Any = "float32", device_kind: str = "", compute_capability: float = 0.0
-) -> AttentionBackend:
-    """Return the first backend of `list_backends`."""
-    return list_backends(name, platform, dtype, device_kind, compute_capability)[0]
-
-
-def _auto_names(platform: str, dtype: Any) -> tuple[str, ...]:
+def _auto_names(platform: str, dtype: Any, device_kind: str) -> tuple[str, ...]:
     if platform == "cpu" and jnp.dtype(dtype) == jnp.float32 and library.is_usable():
         return ("native",)
     if platform == "tpu":
-        return "mosaic", "tpu"
+        return ("mosaic", "tpu") if has_vector_memory(device_kind) else ("tpu",)
     return (platform,) if platform in ("cpu", "gpu") else ("reference",)
 
 
@@ -156,6 +151,11 @@ def _make_backend(name: str, platform: str, device_kind: str, compute_capability
         raise BadConfig(f"attention_backend {name!r} is unknown; known: auto, {', '.join(BACKENDS)}.")
     if name in ("mosaic", "tpu") and platform != "tpu":
         raise BadConfig(f"attention_backend {name!r} needs a TPU, and this is a {platform}; try auto.")
+    if name == "mosaic" and not has_vector_memory(device_kind):
+        raise BadConfig(
+            f"attention_backend 'mosaic' needs {VECTOR_BYTES >> 20} MiB of vector memory, and a core of a {device_kind}"
+            " has 16 MiB; try --attention-backend tpu, or auto."
+        )
     if name == "gpu":
         return GpuAttention(interpret=platform != "gpu", config=choose_config(device_kind, compute_capability))
     return BACKENDS[name]()
@@ -167,6 +167,5 @@ __all__ = [
     "AttentionInputs",
     "LatentBackend",
     "LayerPages",
-    "choose_backend",
     "list_backends",
 ]

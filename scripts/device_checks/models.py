@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxserve.attention import choose_backend
+from jaxserve.attention import list_backends
 from jaxserve.cache.groups import GroupSize, make_groups
 from jaxserve.cache.manager import CacheManager
 from jaxserve.cache.pages import CacheTypes, bytes_per_page, make_pages
@@ -71,7 +71,7 @@ def make(model: str, *, tiny: bool, buckets: Buckets, max_len: int, pages_wanted
     weights = {path: random_leaf(leaf.shape, leaf.dtype.name, seed) for seed, (path, leaf) in enumerate(shapes.items())}
     layout = WeightLayout.from_shapes(weights)
     facts = device.device_kind, Placement((device,)).compute_capability
-    backend = choose_backend(attention, device.platform, dtype, *facts)
+    backend = list_backends(attention, device.platform, dtype, *facts)[0]
     groups, types = make_groups(architecture.cache(spec)), CacheTypes(dtype, dtype)
     page_bytes = sum(bytes_per_page(backend, group, page_size=PAGE, types=types) for group in groups)
     stats = (device.memory_stats() or {}) if device.platform != "cpu" else {}

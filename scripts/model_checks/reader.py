@@ -7,18 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxserve.attention import AttentionInputs, choose_backend
+from jaxserve.attention import AttentionInputs
 from jaxserve.attention.page_types import choose_page_type
 from jaxserve.cache.groups import make_groups
 from jaxserve.cache.pages import CacheTypes, make_pages
 from jaxserve.config import EngineConfig
 from jaxserve.engine.opened_model import open_model
+from jaxserve.engine.program_plan import choose_attention
 from jaxserve.models import registry
 from jaxserve.weights.load import load_params
 
 Reader: TypeAlias = Callable[[Sequence[int]], np.ndarray]
-PAGE = 16
-MULTIPLE = 128  # tokens; every length is a program
+MULTIPLE = 128  # tokens, or a page of more; every length is a program
 
 
 def open_reader(config: EngineConfig) -> Reader:
@@ -32,38 +32,38 @@ def open_reader(config: EngineConfig) -> Reader:
     opened = open_model(config, None, None, None)
     weights = load_params(opened.checkpoint, opened.leaves, opened.shapes)
     graphdef, _ = registry.abstract_decoder(opened.spec, opened.dtype)
-    placement = opened.placement
-    facts = placement.device_kind, placement.compute_capability
-    backend = choose_backend(config.attention_backend, placement.platform, opened.dtype, *facts)
     groups = make_groups(opened.architecture.cache(opened.spec))
     if any(group.is_recurrent for group in groups):
         raise ValueError(f"{config.model} has recurrent layers, whose states are no pages; only paged layers are read.")
+    backend, config = choose_attention(config, opened, groups)
+    page_size = config.page_size
     types = CacheTypes(choose_page_type(config.kv_cache_dtype, opened.dtype), opened.dtype)
 
     @jax.jit
     def read(weights: Any, token_T: Any) -> Any:
-        num_pages = len(token_T) // PAGE
-        inputs = _one_row(num_pages)
+        num_pages = len(token_T) // page_size
+        inputs = _one_row(num_pages, page_size)
         model = registry.merge_params(graphdef, weights)
-        pages = make_pages(backend, groups, num_pages=[num_pages + 1] * len(groups), page_size=PAGE, types=types)
+        pages = make_pages(backend, groups, num_pages=[num_pages + 1] * len(groups), page_size=page_size, types=types)
         hidden_TD, _ = model(token_T, (inputs,) * opened.spec.num_layers, pages, backend)
         return model.compute_logits(hidden_TD).astype(jnp.float32)
 
     def read_tokens(token_T: Sequence[int]) -> np.ndarray:
-        padded_T = np.zeros(-(-len(token_T) // MULTIPLE) * MULTIPLE, np.int32)
+        multiple = max(MULTIPLE, page_size)
+        padded_T = np.zeros(-(-len(token_T) // multiple) * multiple, np.int32)
         padded_T[: len(token_T)] = token_T  # no token sees what stands behind it
         return np.asarray(read(weights, padded_T))[: len(token_T)]
 
     return read_tokens
 
 
-def _one_row(num_pages: int) -> AttentionInputs:
+def _one_row(num_pages: int, page_size: int) -> AttentionInputs:
     """One row that begins with an empty cache and fills so many pages; page 0 is nobody's."""
-    num_tokens = num_pages * PAGE
+    num_tokens = num_pages * page_size
     position_T = jnp.arange(num_tokens, dtype=jnp.int32)
     return AttentionInputs(
         position_T=position_T,
-        slot_T=position_T + PAGE,
+        slot_T=position_T + page_size,
         page_table_BW=jnp.arange(1, num_pages + 1, dtype=jnp.int32)[None],
         length_B=jnp.array([num_tokens], jnp.int32),
         query_start_B1=jnp.array([0, num_tokens], jnp.int32),

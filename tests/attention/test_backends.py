@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jaxserve.attention import AttentionInputs, choose_backend, list_backends
+from jaxserve.attention import AttentionInputs, list_backends
 from jaxserve.errors import BadConfig
 from jaxserve.native import library
 from tests.attention import cases
@@ -136,11 +136,23 @@ def test_tiles_cut_every_row_and_the_padding(counts, size):
 
 
 def test_auto_chooses_by_platform_and_a_strange_name_is_refused():
-    assert choose_backend("auto", "cpu").name == ("native" if library.find_compiler() else "cpu")
-    assert choose_backend("auto", "cpu", "bfloat16").name == "cpu"
-    assert choose_backend("auto", "gpu").name == "gpu"
-    assert choose_backend("auto", "tpu").name == "mosaic"
+    assert list_backends("auto", "cpu")[0].name == ("native" if library.find_compiler() else "cpu")
+    assert list_backends("auto", "cpu", "bfloat16")[0].name == "cpu"
+    assert list_backends("auto", "gpu")[0].name == "gpu"
     assert [backend.name for backend in list_backends("auto", "tpu")] == ["mosaic", "tpu"]
-    assert choose_backend("auto", "rocket").name == "reference"
+    assert list_backends("auto", "rocket")[0].name == "reference"
     with pytest.raises(BadConfig, match=r"flash9.*reference"):
-        choose_backend("flash9", "cpu")
+        list_backends("flash9", "cpu")
+
+
+@pytest.mark.parametrize("kind", ["TPU v2", "TPU v3", "TPU v4", "TPU v4 lite"])
+def test_tpus_with_little_vector_memory_have_jaxs_kernel(kind):
+    assert [backend.name for backend in list_backends("auto", "tpu", device_kind=kind)] == ["tpu"]
+    with pytest.raises(BadConfig, match=f"'mosaic' needs 64 MiB of vector memory, and a core of a {kind} has .* tpu"):
+        list_backends("mosaic", "tpu", device_kind=kind)
+
+
+@pytest.mark.parametrize("kind", ["TPU v5 lite", "TPU v5", "TPU v5p", "TPU v6 lite", "TPU7x", "TPU v7", ""])
+def test_later_tpus_have_our_kernels(kind):
+    assert [backend.name for backend in list_backends("auto", "tpu", device_kind=kind)] == ["mosaic", "tpu"]
+    assert [backend.name for backend in list_backends("mosaic", "tpu", device_kind=kind)] == ["mosaic"]

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxserve.attention import AttentionInputs, choose_backend
+from jaxserve.attention import AttentionInputs, list_backends
 from jaxserve.attention.gpu import GpuAttention, KernelConfig
 from jaxserve.attention.gpu.pages import AttentionParams, choose_block_tokens, choose_config
 from jaxserve.attention.gpu.prefill import choose_tile_rows
@@ -173,7 +173,7 @@ def test_gpus_with_less_shared_memory_have_smaller_tiles():
     keys = [choose_block_tokens(head_dim, 2, small, is_decode=False) for head_dim in (64, 128, 256, 512)]
     assert keys == [64, 32, 32, 16]
     assert small.prefill_block_bytes < choose_config("NVIDIA H200", 9.0).prefill_block_bytes
-    assert choose_backend("gpu", "gpu", device_kind="NVIDIA L4", compute_capability=8.9).config == small
+    assert list_backends("gpu", "gpu", device_kind="NVIDIA L4", compute_capability=8.9)[0].config == small
     assert choose_config("NVIDIA B200", 10.0) == choose_config("NVIDIA H100 80GB HBM3", 9.0) == KernelConfig()
 
 
@@ -192,11 +192,11 @@ def test_a_prefill_block_of_8_bit_keys_has_as_many_as_one_of_16(config):
 @pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2"])
 def test_floats_of_8_bits_that_a_gpu_does_not_convert_are_refused(dtype, kind, capability):
     """LLVM would end the process."""
-    backend = choose_backend("gpu", "gpu", device_kind=kind, compute_capability=capability)
+    backend = list_backends("gpu", "gpu", device_kind=kind, compute_capability=capability)[0]
     with pytest.raises(BadConfig, match=f"kv_cache_dtype {dtype} needs a GPU of compute capability 8.9 or later"):
         backend.make_pages(8, 16, 2, 64, dtype)
     assert jax.eval_shape(lambda: backend.make_pages(8, 16, 2, 64, "int8"))
-    newer = choose_backend("gpu", "gpu", device_kind=kind, compute_capability=8.9)
+    newer = list_backends("gpu", "gpu", device_kind=kind, compute_capability=8.9)[0]
     assert jax.eval_shape(lambda: newer.make_pages(8, 16, 2, 64, dtype))
 
 
@@ -210,7 +210,7 @@ def test_planes_that_pallas_would_misaddress_are_refused():
 
 
 def test_the_interpreter_is_chosen_where_no_gpu_is():
-    assert choose_backend("gpu", "cpu").interpret and not choose_backend("gpu", "gpu").interpret
+    assert list_backends("gpu", "cpu")[0].interpret and not list_backends("gpu", "gpu")[0].interpret
 
 
 @pytest.mark.parametrize("columns", [1, 40])

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxserve.attention import AttentionInputs, choose_backend
+from jaxserve.attention import AttentionInputs, list_backends
 from jaxserve.attention.mosaic import MosaicAttention, MosaicConfig
 from jaxserve.attention.mosaic.attend import make_params
 from jaxserve.attention.mosaic.decode import GRID_ROWS
@@ -280,6 +280,6 @@ def test_pages_are_so_large_by_default_that_the_table_fits(rows, max_tokens, pag
 
 
 def test_it_is_for_tpus():
-    assert choose_backend("mosaic", "tpu").name == "mosaic"
+    assert list_backends("mosaic", "tpu")[0].name == "mosaic"
     with pytest.raises(BadConfig, match="'mosaic' needs a TPU, and this is a cpu"):
-        choose_backend("mosaic", "cpu")
+        list_backends("mosaic", "cpu")

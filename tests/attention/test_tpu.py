@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxserve.attention import AttentionInputs, choose_backend, tpu
+from jaxserve.attention import AttentionInputs, list_backends, tpu
 from jaxserve.attention.tpu import TpuAttention
 from jaxserve.errors import BadConfig
 from tests.attention.cases import Case
@@ -183,9 +183,9 @@ def test_key_heads_lie_in_as_few_parts_as_the_kernel_allows(kv_heads, head_dim, 
 
 
 def test_it_is_for_tpus():
-    assert choose_backend("tpu", "tpu").name == "tpu"
+    assert list_backends("tpu", "tpu")[0].name == "tpu"
     with pytest.raises(BadConfig, match="needs a TPU, and this is a cpu"):
-        choose_backend("tpu", "cpu")
+        list_backends("tpu", "cpu")
 
 
 def test_nobody_else_pays_for_pallas():

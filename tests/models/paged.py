@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxserve.attention import AttentionInputs, choose_backend
+from jaxserve.attention import AttentionInputs, list_backends
 from jaxserve.cache.groups import make_groups
 from jaxserve.cache.layer_cache import LayerCache, PagedKeysValues, RecurrentState
 from jaxserve.cache.pages import CacheTypes, make_pages
@@ -55,7 +55,7 @@ class Paged:
         self.leaves = {
             path: leaf if isinstance(leaf, PackedWeight) else leaf.astype(dtype) for path, leaf in leaves.items()
         }
-        backend = choose_backend(backend, "cpu")
+        backend = list_backends(backend, "cpu")[0]
         graphdef, _ = registry.abstract_decoder(spec, dtype)
         count = -(-capacity // PAGE)
         order = np.random.default_rng(0).permutation(np.arange(1, rows * count + 1))

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from jaxserve.attention import choose_backend
+from jaxserve.attention import list_backends
 from jaxserve.engine.fault_injection import limit_disk
 from jaxserve.errors import BadConfig
 from jaxserve.faults import Faults
@@ -25,12 +25,12 @@ def no_compiler(monkeypatch):
 
 
 def test_without_a_compiler_auto_takes_another_way(no_compiler):
-    assert choose_backend("auto", "cpu").name == "cpu"
+    assert list_backends("auto", "cpu")[0].name == "cpu"
 
 
 def test_without_a_compiler_a_native_backend_asked_for_by_name_is_refused(no_compiler):
     with pytest.raises(BadConfig, match=r"jaxserve\[native\]"):
-        choose_backend("native", "cpu")
+        list_backends("native", "cpu")
 
 
 def test_a_compiler_that_fails_is_quoted(own_cache):
@@ -57,7 +57,7 @@ def test_a_full_disk_costs_a_warning_and_the_kernels(own_cache, monkeypatch, cap
     assert caplog.text.count("kernels are not used") == caplog.text.count("No space left") == 1
     assert not list(own_cache.iterdir())
     with pytest.raises(BadConfig, match="cannot be kept"):
-        choose_backend("native", "cpu")
+        list_backends("native", "cpu")
 
 
 def test_a_folder_that_others_may_write_is_refused(own_cache):

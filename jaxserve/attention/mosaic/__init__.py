@@ -6,6 +6,7 @@ time than that takes; prefill is bound by its products, which on v6e fill half o
 fewer. scripts/device kernels compares them with JAX's own kernel (tpu.py); "auto" takes ours where they hold the pages.
 Their limits:
 
+generation   v2, v3 and v4 have too little vector memory, and are refused by name
 page table   lies in scalar memory, 1 MiB less 32 KiB: a larger one is refused by name, and pages are as large by
              default as it takes for the table to fit
 pages        a power of two of tokens, whole tiles: from 16 on in bfloat16, from 8 on in float32, from 128 on in 8 bits
@@ -47,7 +48,6 @@ class MosaicAttention:
 
     name = "mosaic"
     stacks_layers = False
-    latent = MosaicLatentAttention()
 
     def __init__(self, interpret: Any = False, config: MosaicConfig | None = None) -> None:
         self.interpret = interpret

@@ -1,10 +1,11 @@
 """Vector memory: what the kernels need of it, and sizes with which that fits, whatever the heads.
 
-A core has 128 MiB on v5e and v6e and 64 MiB on v5p and v7x (jax/_src/pallas/mosaic/tpu_info.py); a kernel gets
-USUAL_BYTES unless it asks for more.
+A core has 128 MiB on v5e and v6e and 64 MiB on v5p and v7x, but 16 MiB on v2, v3 and v4, where the kernels do not
+compile (jax/_src/pallas/mosaic/tpu_info.py); a kernel gets USUAL_BYTES unless it asks for more.
 """
 
 import math
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,11 @@ VECTOR_BYTES = 64 * 2**20  # what a kernel may ask for
 BUFFER_BYTES = VECTOR_BYTES * 3 // 4  # its buffers; the compiler needs some of the rest
 MAX_SCORE_BYTES = 24 * 2**20
 SCORE_BYTES = 12  # of a query and a key: the score, the weight, and both in other types
+
+
+def has_vector_memory(device_kind: str) -> bool:
+    """Return whether a core of such TPUs, by JAX's name, has the VECTOR_BYTES that a kernel may ask for."""
+    return re.match(r"TPU v[234]\b", device_kind) is None
 
 
 def usual_or_more(num_bytes: int) -> int | None:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
-from jaxserve.attention import AttentionInputs, choose_backend
+from jaxserve.attention import AttentionInputs, list_backends
 from jaxserve.attention.page_types import choose_page_type
 from jaxserve.cache.groups import make_groups
 from jaxserve.cache.pages import CacheTypes, make_pages
@@ -95,7 +95,7 @@ class Prefill:
         [placement] = choose_placements(config)
         checkpoint = open_checkpoint(directory)
         architecture = registry.find_architecture(checkpoint.config)
-        spec, backend = architecture.spec(checkpoint.config), choose_backend("reference", "cpu")
+        spec, backend = architecture.spec(checkpoint.config), list_backends("reference", "cpu")[0]
         check_partition(spec, placement.ranks, config.quantization if scaled is None else "none")
         params = architecture.params(spec)
         shapes = registry.abstract_params(params, jnp.float32, config.quantization, scaled=scaled)
