@@ -29,7 +29,7 @@ DTYPES: dict[ScaledKind, np.dtype] = {
     "int4": np.dtype(np.uint8),  # two numbers each: jax.Array reports other layouts of int4 than programs want (0.10.2)
 }
 LARGEST: dict[ScaledKind, float] = {"int8": 127, "fp8": 448, "int4": 7}
-GROUP_INPUTS = (128, 64, 32)  # of int4; the first that divides the inputs
+GROUP_INPUTS = (128, 64, 32)  # of int4; the first that divides the inputs of a device
 
 
 @partial(
@@ -90,14 +90,22 @@ class ScaledForm:
     has_kernel: bool = False
 
 
-def abstract_scaled(kind: ScaledKind, shape: tuple[int, ...], *, is_table: bool, form: ScaledForm) -> ScaledWeight:
+def choose_group(num_inputs: int, form: ScaledForm) -> int | None:
+    """Return the inputs of a group of int4 that divides so many; None if no group does."""
+    sizes = GROUP_INPUTS[:2] if form.has_kernel else GROUP_INPUTS  # a tensor core wants 16 inputs of a quarter
+    return next((size for size in sizes if num_inputs % size == 0), None)
+
+
+def abstract_scaled(
+    kind: ScaledKind, shape: tuple[int, ...], *, is_table: bool, form: ScaledForm, group: int | None = None
+) -> ScaledWeight:
     """Return shape and type of a weight. Tables, and matrices that no group of int4 divides, are int8 in place of int4.
 
-    shape: of the weight, with experts before it
+    shape   of the weight, with experts before it
+    group   the inputs of a group of int4; None: the first that divides all inputs
     """
     *experts, first, last = shape
-    sizes = GROUP_INPUTS[:2] if form.has_kernel else GROUP_INPUTS  # a tensor core wants 16 inputs of a quarter
-    group = next((size for size in sizes if first % size == 0), None)
+    group = group or choose_group(first, form)
     if kind == "int4" and (is_table or group is None):
         kind = "int8"
     has_kernel = form.has_kernel and kind == "int4"

@@ -23,7 +23,7 @@ from jaxserve.layers.adapter import is_adaptable
 from jaxserve.layers.block_forms import BLOCK_SIZE
 from jaxserve.layers.param_spec import ParamPath, ParamSpec
 from jaxserve.layers.quant import PackedWeight, data_shape
-from jaxserve.layers.scaled_weight import ScaledWeight, abstract_scaled
+from jaxserve.layers.scaled_weight import GROUP_INPUTS, ScaledWeight, abstract_scaled, choose_group
 from jaxserve.models.attention_spec import AttentionSpec
 from jaxserve.models.spec import DecoderSpec, LayerSpec, MoESpec
 from jaxserve.parallel.placement import Placement
@@ -130,7 +130,7 @@ def place_params(
 ) -> dict[ParamPath, jax.ShapeDtypeStruct | PackedWeight | ScaledWeight]:
     """Return the shapes of weights as they lie on the devices, with their shardings.
 
-    Raises BadConfig if a group of int4 would be cut.
+    Raises BadConfig if no group of int4 divides the inputs of a device.
     """
 
     def place(
@@ -200,24 +200,30 @@ def _place_packed(
 def _place_scaled(
     weight: ScaledWeight, shape: tuple[int, ...], axes: tuple[Axis | None, ...], placement: Placement
 ) -> ScaledWeight:
-    """Return a scaled weight as it lies on the devices. shape, axes: of its values, with experts before them."""
-    whole = abstract_scaled(weight.kind, shape, is_table=weight.is_table, form=weight.form)
+    """Return a scaled weight as it lies on the devices, in groups of int4 that divide the inputs of each.
+
+    shape, axes   of its values, with experts before them
+    """
+    group = None
+    if weight.kind == "int4":
+        num_inputs = placement.split(axes).shard_shape(shape)[-2]
+        group = choose_group(num_inputs, weight.form)
+        if group is None:
+            raise BadConfig(
+                f"tensor_parallel_size={placement.size} leaves each device {num_inputs} of the {shape[-2]} inputs of an"
+                f" int4 weight, which are no multiple of {GROUP_INPUTS[1 if weight.has_kernel else -1]}; take fewer"
+                " devices, or --quantization int8."
+            )
+    whole = abstract_scaled(weight.kind, shape, is_table=weight.is_table, form=weight.form, group=group)
     experts, first, last = axes[:-2], axes[-2], axes[-1]
     data_axes: tuple[Axis | None, ...] = axes
     scale_axes: tuple[Axis | None, ...] = (*experts, first if weight.is_table else last)
     if weight.kind == "int4":
         matrix = (last, None) if weight.has_kernel else (None, last)
         data_axes, scale_axes = (*experts, first, *matrix), (*experts, first, last)
-    data_sharding, scale_sharding = placement.split(data_axes), placement.split(scale_axes)
-    try:
-        data_sharding.shard_shape(whole.data.shape)
-    except ValueError:
-        raise BadConfig(
-            f"tensor_parallel_size={placement.size} would cut a group of {whole.group} inputs of an "
-            f"{weight.kind} weight; take --quantization int8."
-        ) from None
-    data = jax.ShapeDtypeStruct(whole.data.shape, whole.data.dtype, sharding=data_sharding)
-    return replace(whole, data=data, scale=jax.ShapeDtypeStruct(whole.scale.shape, np.float32, sharding=scale_sharding))
+    data = jax.ShapeDtypeStruct(whole.data.shape, whole.data.dtype, sharding=placement.split(data_axes))
+    scale = jax.ShapeDtypeStruct(whole.scale.shape, np.float32, sharding=placement.split(scale_axes))
+    return replace(whole, data=data, scale=scale)
 
 
 def _whole_shape(path: ParamPath, param: ParamSpec, spec: DecoderSpec, num_ranks: int) -> tuple[int, ...]:

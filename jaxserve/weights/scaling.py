@@ -59,7 +59,8 @@ class WeightRounding:
         scales: np.ndarray | None = None,
     ) -> None:
         self._read, self._param, self._target = read, param, target
-        self._own = abstract_scaled(target.kind, param.shape, is_table=target.is_table, form=target.form)
+        group = target.group if target.kind == "int4" else None
+        self._own = abstract_scaled(target.kind, param.shape, is_table=target.is_table, form=target.form, group=group)
         if scales is not None:
             self._scales = scales
             return

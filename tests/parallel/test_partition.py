@@ -2,19 +2,23 @@
 
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jax.sharding import PartitionSpec
+from jax.sharding import AbstractMesh, PartitionSpec
 
 from jaxserve.cache.layer_cache import PagedKeysValues, RecurrentState, StateArray
 from jaxserve.errors import BadConfig
 from jaxserve.layers.param_spec import Origin, ParamSpec, Source
+from jaxserve.layers.scaled_weight import ScaledForm, ScaledWeight, abstract_scaled
 from jaxserve.models.delta_spec import GatedDeltaSpec
 from jaxserve.models.mamba2_spec import Mamba2Spec
-from jaxserve.models.partition import check_partition, local_caches
+from jaxserve.models.partition import check_partition, local_caches, place_params
 from jaxserve.models.spec import MLPSpec
+from jaxserve.parallel.mesh import TENSOR_AXIS
+from jaxserve.parallel.placement import Placement
 from jaxserve.parallel.ranks import Ranks
 from jaxserve.parallel.sharding import EXPERT_RULES, RULES, pad_vocab, split_axes
 from jaxserve.weights.shards import read_shard
@@ -142,3 +146,28 @@ def test_a_rank_stacks_its_own_experts_alone():
     param = ParamSpec((4, 2, 3), ("experts", "width", "mlp"), (Origin(sources, "stack"),))
     _, second = cut(param, experts, (4, 2, 3), 0, 2)
     assert second.shape == (2, 2, 3) and second[:, 0, 0].tolist() == [2, 3]
+
+
+class AbsentDevices(Placement):
+    """So many devices that nothing is put on."""
+
+    __slots__ = ()
+
+    @property
+    def mesh(self):
+        return AbstractMesh((self.size,), (TENSOR_AXIS,))
+
+
+@pytest.mark.parametrize("form", [ScaledForm(), ScaledForm(has_kernel=True)])
+@pytest.mark.parametrize(
+    ("hidden", "size", "group"), [(1408, 1, 128), (1408, 2, 64), (768, 4, 64), (29568, 2, 64), (14336, 8, 128)]
+)
+def test_a_group_of_int4_is_the_largest_that_divides_the_inputs_of_a_rank(hidden, size, group, form):
+    placement = AbsentDevices(tuple(jax.devices()[:1]) * size)
+    down = ParamSpec((hidden, 64), ("mlp", "width"), (Origin((Source("down", (hidden, 64)),)),))
+    path = ("layers", 0, "mlp", "down", "kernel")
+    shape = abstract_scaled("int4", down.shape, is_table=False, form=form)
+    placed = place_params({path: shape}, {path: down}, PLAIN, placement)[path]
+    assert isinstance(placed, ScaledWeight) and (placed.group, placed.shape) == (group, down.shape)
+    for array in (placed.data, placed.scale):
+        assert array.sharding.shard_shape(array.shape)[0] == hidden // size // group

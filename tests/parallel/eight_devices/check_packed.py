@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxserve.errors import BadConfig
-from jaxserve.layers.scaled_weight import ScaledForm
+from jaxserve.layers.scaled_weight import LARGEST, ScaledForm, ScaledWeight, dequantize
 from tests.parallel.eight_devices.models import PACKABLE, Prefill, keep_activations, list_collectives, write
 
 NUM_TOKENS, NUM_SUMS = 40, 5  # a sum after the embedding, and two a layer
@@ -61,9 +61,22 @@ def test_scaled_weights_give_the_logits_of_one_device_with_a_part_on_each(make, 
     assert 0 < np.abs(logits - plain).mean() < np.abs(plain - np.roll(plain, 1, axis=1)).mean() / 2
 
 
-def test_groups_that_a_rank_would_cut_are_refused(make):
-    with pytest.raises(BadConfig, match="tensor_parallel_size=8 would cut a group of 128 inputs of an int4 weight"):
-        make("int4", 8, ScaledForm())
+def test_groups_are_small_enough_for_the_inputs_of_a_rank(make):
+    plain, split = make("none", 1), make("int4", 8, ScaledForm())
+    groups = {weight.group for weight in split.leaves.values() if getattr(weight, "kind", None) == "int4"}
+    assert 32 in groups  # one device has 128
+    for path, weight in split.leaves.items():
+        if isinstance(weight, ScaledWeight) and weight.shape == plain.leaves[path].shape:  # key heads are repeated
+            value = np.asarray(plain.leaves[path])
+            step = np.abs(value).max() / LARGEST[weight.kind]
+            np.testing.assert_allclose(np.asarray(dequantize(weight)), value, rtol=0, atol=0.501 * step)
+    before, after = plain.logits(token_T), split.logits(token_T)
+    assert 0 < np.abs(after - before).mean() < np.abs(before - np.roll(before, 1, axis=1)).mean() / 2
+
+
+def test_inputs_of_a_rank_that_no_group_divides_are_refused(make):
+    with pytest.raises(BadConfig, match=r"=8 leaves each device 32 of the 256 inputs of an int4 .* no multiple of 64"):
+        make("int4", 8, ScaledForm(has_kernel=True))
 
 
 @pytest.mark.parametrize("quantization", ["int8", "int4"])
