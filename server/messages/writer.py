@@ -52,9 +52,11 @@ class MessagesWriter:
 
     async def write_whole(self) -> dict[str, Any]:
         """Wait for the end, and make the message. Raises ApiError if the generation failed."""
-        (choice,) = await self._generation.collect()
-        self._add(choice, "non_streaming")
-        self._builder.finish(choice.finish_reason)
+        deltas = await self._generation.collect_in_order()
+        self._count_calls("non_streaming", deltas)
+        for delta in deltas:
+            self._add(delta)
+        self._finish()
         content = [self._render_block(block) for block in self._builder.blocks]
         return {**self._render_head(), "content": content, **self._render_stop(), "usage": self._render_usage()}
 
@@ -66,13 +68,13 @@ class MessagesWriter:
 
     def delta(self, delta: TextDelta) -> list[Event]:
         """Make the events of a delta."""
-        return self._write_steps(self._add(delta, "streaming"))
+        self._count_calls("streaming", (delta,))
+        return self._write_steps(self._add(delta))
 
     def closing(self) -> list[Event]:
         """Make the events of the last block's end, and of the message's."""
-        reason = None if self._last is None else self._last.finish_reason
         return [
-            *self._write_steps(self._builder.finish(reason)),
+            *self._write_steps(self._finish()),
             _make_event("message_delta", delta=self._render_stop(), usage=self._render_usage()),
             _make_event("message_stop"),
         ]
@@ -81,12 +83,18 @@ class MessagesWriter:
         """Make the event of the error's body."""
         return [Event("error", make_messages_error(error))]
 
-    def _add(self, delta: TextDelta, mode: str) -> list[BlockEvent]:
+    def _count_calls(self, mode: str, deltas: Iterable[TextDelta]) -> None:
+        if self._renderer.tool_choice != "none":
+            has_call = any(delta.tool_calls for delta in deltas)
+            self._tool_metrics.count(mode, has_call=has_call, request_type=OTHER)
+
+    def _add(self, delta: TextDelta) -> list[BlockEvent]:
         self._tokens.add(delta)
         self._last = delta
-        if self._renderer.tool_choice != "none":
-            self._tool_metrics.count(mode, has_call=bool(delta.tool_calls), request_type=OTHER)
         return self._builder.add(self._renderer.render_delta(delta))
+
+    def _finish(self) -> list[BlockEvent]:
+        return self._builder.finish(None if self._last is None else self._last.finish_reason)
 
     def _render_head(self) -> dict[str, Any]:
         return {"id": self._metadata.id, "type": "message", "role": "assistant", "model": self._metadata.model}

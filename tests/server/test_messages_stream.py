@@ -97,15 +97,22 @@ async def test_a_client_that_leaves_ends_its_request(make_api, stream):
 
 @st.composite
 def answers(draw):
-    """Thinking, then text, then calls, each in some pieces."""
-    said = [Piece(reasoning=piece) for piece in draw(st.lists(st.text("th é", max_size=3), max_size=3))]
-    said += [Piece(draw(st.text(" c", max_size=2)), draw(st.text("t", max_size=2)))]
-    said += [Piece(piece) for piece in draw(st.lists(st.text("c \n\u2028", max_size=3), max_size=3))]
-    for index in range(draw(st.integers(0, 2))):
-        arguments = draw(st.sampled_from(['{"a": "b\\n"}', "{}", '{"a": "x']))
-        cut = draw(st.integers(0, len(arguments)))
-        said.append(Piece(calls=(ToolCallDelta(index, arguments[:cut], f"chatcmpl-tool-{index}", "f"),)))
-        said.append(Piece(calls=(ToolCallDelta(index, arguments[cut:]),)))
+    """Thinking, text and calls in any order, each in some pieces, and pieces that stand on a border."""
+    said, num_calls = [Piece()], 0
+    for kind in draw(st.lists(st.sampled_from(["thinking", "text", "border", "call"]), max_size=6)):
+        if kind == "thinking":
+            said += [Piece(reasoning=piece) for piece in draw(st.lists(st.text("th é", max_size=3), max_size=3))]
+        elif kind == "text":
+            said += [Piece(piece) for piece in draw(st.lists(st.text("c \n\u2028", max_size=3), max_size=3))]
+        elif kind == "border":
+            said.append(Piece(draw(st.text(" c", max_size=2)), draw(st.text("t", max_size=2))))
+        else:
+            arguments = draw(st.sampled_from(['{"a": "b\\n"}', "{}", '{"a": "x']))
+            cut = draw(st.integers(0, len(arguments)))
+            call_id = f"chatcmpl-tool-{num_calls}"
+            said.append(Piece(calls=(ToolCallDelta(num_calls, arguments[:cut], call_id, "f"),)))
+            said.append(Piece(calls=(ToolCallDelta(num_calls, arguments[cut:]),)))
+            num_calls += 1
     return said
 
 
