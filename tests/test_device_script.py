@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from jaxserve.parallel.gpus import GPUS
+
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 
 
@@ -81,7 +83,7 @@ def test_the_floor_of_the_known_model_is_the_known_one(models):
     config = models.config_of("Llama-3.1-8B", tiny=False)
     architecture = models.find_architecture(config)
     cost = architecture.cost(architecture.spec(config))
-    h200 = (4.8e12, 989e12)
+    h200 = (GPUS["h200"].bytes_per_s, GPUS["h200"].flops_per_s)
     assert 1e3 * models.decode_work(cost, 2, 1, 256).floor_s(*h200) == pytest.approx(3.13, abs=0.02)
     assert 1e3 * models.decode_work(cost, 2, 128, 1024).floor_s(*h200) == pytest.approx(6.71, abs=0.02)
     assert 1e6 * models.prefill_work(cost, 2, 1024).floor_s(*h200) / 1024 == pytest.approx(14.3, abs=0.2)

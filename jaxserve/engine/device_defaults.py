@@ -2,12 +2,16 @@
 
 What a kind of device needs follows from two rates: a batch of fewer rows than the ridge (products a second for each
 number read a second, in bfloat16) is bound by reading weights, and a prompt chunk of more tokens than it only makes the
-step longer, in which nobody gets a token. Rates are those of the makers' data sheets; no accelerator was at hand.
+step longer, in which nobody gets a token. Rates are those of `parallel.gpus` and `parallel.targets`; no accelerator was
+at hand.
 """
 
 import re
 from dataclasses import dataclass
 
+from jaxserve.parallel.gpus import GPUS
+
+_LARGE_GPUS = ("h100", "h200", "b200")
 MAX_PAGE_SIZE = 256  # tokens; half of a page is unused by each sequence, and the prefix cache reuses whole ones
 
 
@@ -46,7 +50,7 @@ DEFAULTS: tuple[tuple[str, str, DeviceDefaults], ...] = (
             128,
             1024,
             page_bytes=2**15,
-            reason="ridge 240: 1,024 tokens of an 8B model take 83 ms, 2,048 twice as long and no less each; 32 KiB are"
+            reason="ridge 241: 1,024 tokens of an 8B model take 83 ms, 2,048 twice as long and no less each; 32 KiB are"
             " read in 40 ns, which is about what it takes to start a copy",
         ),
     ),
@@ -77,8 +81,8 @@ DEFAULTS: tuple[tuple[str, str, DeviceDefaults], ...] = (
         DeviceDefaults(
             64,
             512,
-            reason="ridge 403, and 24 GB: 512 tokens of an 8B model take 68 ms, and beside it 6 GB are left for pages,"
-            " of 64 rows of 750 tokens",
+            reason=f"ridge {GPUS['l4'].ridge:.0f}, and 24 GB: 512 tokens of an 8B model take 68 ms, and beside it 6 GB"
+            " are left for pages, of 64 rows of 750 tokens",
         ),
     ),
     (
@@ -87,7 +91,8 @@ DEFAULTS: tuple[tuple[str, str, DeviceDefaults], ...] = (
         DeviceDefaults(
             256,
             1024,
-            reason="ridge 153: 1,024 tokens of an 8B model take 53 ms, 2,048 twice as long and no less each",
+            reason=f"ridge {GPUS['a100'].ridge:.0f}: 1,024 tokens of an 8B model take 53 ms, 2,048 twice as long and no"
+            " less each",
         ),
     ),
     (
@@ -96,7 +101,8 @@ DEFAULTS: tuple[tuple[str, str, DeviceDefaults], ...] = (
         DeviceDefaults(
             256,
             2048,
-            reason="ridges of 295 (H100), 206 (H200) and 281 (B200): 2,048 tokens of an 8B model take 33 ms or less",
+            reason=f"ridges of {', '.join(f'{GPUS[name].ridge:.0f} ({name.upper()})' for name in _LARGE_GPUS)}: 2,048"
+            " tokens of an 8B model take 33 ms or less",
         ),
     ),
     ("", "", DeviceDefaults(256, 2048, reason="an unknown device is taken for a large GPU")),

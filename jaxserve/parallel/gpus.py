@@ -84,6 +84,11 @@ class Gpu:
         return float(f"{self.major}.{self.minor}")
 
     @property
+    def ridge(self) -> float:
+        """The products a second for each bfloat16 number that it reads from its memory in a second."""
+        return self.flops_per_s / self.bytes_per_s  # a product is two operations, and a number two bytes
+
+    @property
     def has_own_instructions(self) -> bool:
         """Whether it has instructions that no later generation has: wgmma, and what followed it."""
         return self.major >= 9

@@ -35,7 +35,7 @@ class Target:
     usable_share       How much of the memory a program may use.
     bytes_per_s        Read from its memory in a second.
     flops_per_s        Additions and multiplications in bfloat16 in a second.
-    link_bytes_per_s   Sent to the other devices in a second.
+    link_bytes_per_s   Sent to the other devices in a second, in one direction; 0: there are none.
     clock_hz           The clock of a TPU's cores, assumed; a GPU's are in `gpus`.
     architecture       The name by which ptxas knows a GPU.
     description        What its compiler is told: the name of a TPU's topology, or a GPU's GpuTargetConfigProto.
@@ -56,30 +56,49 @@ class Target:
     chips: tuple[int, ...] | None = None
 
 
-# Memory as libtpu 0.0.42 counts it when a program asks for more. Rates: cloud.google.com/tpu/docs; all links of a chip.
+# Memory as libtpu 0.0.42 counts it when a program asks for more. Rates: docs.cloud.google.com/tpu/docs, v5e to v6e.
 _V5E: dict[str, Any] = {
     **{"platform": "tpu", "memory_bytes": int(15.75 * GIB), "bytes_per_s": 819e9, "flops_per_s": 197e12},
-    **{"link_bytes_per_s": 200e9, "clock_hz": 1.5e9},
+    **{"clock_hz": 1.5e9},
 }
 _V6E: dict[str, Any] = {
-    **{"platform": "tpu", "memory_bytes": int(31.25 * GIB), "bytes_per_s": 1640e9, "flops_per_s": 918e12},
-    **{"link_bytes_per_s": 448e9, "clock_hz": 1.75e9},
+    **{"platform": "tpu", "memory_bytes": int(31.25 * GIB), "bytes_per_s": 1638e9, "flops_per_s": 918e12},
+    **{"clock_hz": 1.75e9},
 }
 _V5P: dict[str, Any] = {
     **{"platform": "tpu", "memory_bytes": int(95.74 * GIB), "bytes_per_s": 2765e9, "flops_per_s": 459e12},
-    **{"link_bytes_per_s": 600e9, "clock_hz": 1.75e9},
+    **{"clock_hz": 1.75e9},
 }
+# One link in one direction. The same pages have 400, 800 and 1200 GB/s for all links of a chip in both directions, and
+# four links, or six of a v5p.
+_LINK_BYTES_PER_S = {"v5e": 400e9 / 4 / 2, "v6e": 800e9 / 4 / 2, "v5p": 1200e9 / 6 / 2}
 GPU_COUNTS = (1, 2, 4, 8)
+
+
+def _sum_links(generation: str, shape: tuple[int, ...]) -> float:
+    """Return what a corner chip of a slice sends in a second; collectives wait for it.
+
+    It has one neighbour along each axis of several chips: so short axes have no links from end to end
+    (jax-ml.github.io/scaling-book/tpus).
+    """
+    return _LINK_BYTES_PER_S[generation] * sum(size > 1 for size in shape)
 
 
 def _list_targets() -> Iterator[Target]:
     yield Target(name="cpu", platform="cpu")
     for generation, facts in (("v5e", _V5E), ("v6e", _V6E)):
         for num, shape in ((1, (1, 1, 1)), (4, (2, 2, 1)), (8, (2, 4, 1))):
-            topology = f"{generation}:{shape[0]}x{shape[1]}"
-            yield Target(name=f"{generation}-{num}", num_devices=num, description=topology, chips=shape, **facts)
+            yield Target(
+                name=f"{generation}-{num}",
+                num_devices=num,
+                description=f"{generation}:{shape[0]}x{shape[1]}",
+                chips=shape,
+                link_bytes_per_s=_sum_links(generation, shape),
+                **facts,
+            )
     # The name counts its cores, of which a chip has two.
-    yield Target(name="v5p-8", num_devices=4, description="v5p:2x2x1", **_V5P)
+    links = _sum_links("v5p", (2, 2, 1))
+    yield Target(name="v5p-8", num_devices=4, description="v5p:2x2x1", link_bytes_per_s=links, **_V5P)
     for gpu in GPUS.values():
         for num in GPU_COUNTS:
             yield Target(

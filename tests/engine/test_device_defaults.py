@@ -14,6 +14,8 @@ from jaxserve.config import EngineConfig
 from jaxserve.engine.device_defaults import DEFAULTS, MAX_PAGE_SIZE, choose_page_size, find_defaults
 from jaxserve.engine.program_plan import choose_attention, resolve_page_size
 from jaxserve.errors import BadConfig
+from jaxserve.parallel.gpus import GPUS
+from jaxserve.parallel.targets import TARGETS
 
 
 @pytest.mark.parametrize(
@@ -33,6 +35,14 @@ from jaxserve.errors import BadConfig
 def test_a_kind_of_device_has_its_own_sizes(platform, kind, rows, chunk):
     defaults = find_defaults(platform, kind)
     assert (defaults.max_num_seqs, defaults.chunk_tokens) == (rows, chunk)
+
+
+@pytest.mark.parametrize("name", ["v5e-1", "v6e-1", "v5p-8", "l4x1", "a100x1", "h100x1", "h200x1", "b200x1"])
+def test_a_reason_names_the_ridge_that_follows_from_the_rates_of_the_device(name):
+    target = TARGETS[name]
+    kinds = {"v5e-1": "TPU v5 lite", "v6e-1": "TPU v6 lite", "v5p-8": "TPU v5"}
+    kind = kinds.get(name) or GPUS[name.removesuffix("x1")].device_kind
+    assert f" {target.flops_per_s / target.bytes_per_s:.0f}" in find_defaults(target.platform, kind).reason
 
 
 def test_every_line_has_a_reason_and_can_be_found():

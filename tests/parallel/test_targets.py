@@ -28,8 +28,8 @@ def test_every_gpu_is_a_machine_of_one_two_four_or_eight():
     "target", [each for each in TARGETS.values() if each.platform != "cpu"], ids=lambda each: each.name
 )
 def test_every_absent_machine_has_all_facts(target):
-    numbers = (target.memory_bytes, target.bytes_per_s, target.flops_per_s, target.link_bytes_per_s)
-    assert all(number > 0 for number in numbers) and target.description
+    assert all(number > 0 for number in (target.memory_bytes, target.bytes_per_s, target.flops_per_s))
+    assert target.description and (target.link_bytes_per_s > 0 or target.num_devices == 1)
     assert bool(target.clock_hz) == (target.platform == "tpu") and bool(target.architecture) == (
         target.platform == "gpu"
     )
@@ -41,6 +41,14 @@ def test_a_program_may_use_what_jax_takes_of_the_memory(name, share):
     facts = TargetPlacement((), target=target).memory(10**9, scratch_bytes=5)
     assert facts.total_bytes == int(share * target.memory_bytes)
     assert (facts.free_bytes, facts.scratch_bytes) == (facts.total_bytes - 10**9, 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "link_gigabytes", "num_links"),
+    [("v6e-1", 100, 0), ("v5e-4", 50, 2), ("v5e-8", 50, 2), ("v6e-4", 100, 2), ("v6e-8", 100, 2), ("v5p-8", 100, 2)],
+)
+def test_a_chip_sends_over_the_links_that_a_corner_of_its_slice_has(name, link_gigabytes, num_links):
+    assert TARGETS[name].link_bytes_per_s == 1e9 * link_gigabytes * num_links
 
 
 @pytest.mark.parametrize("name", ["a100", "l4"])
