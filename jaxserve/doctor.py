@@ -18,6 +18,7 @@ from jaxserve.errors import JaxServeError
 
 HUB_TIMEOUT_S = 3.0
 MIN_MEMORY_BYTES, MIN_DISK_BYTES = 2 * GIB, 2 * GIB
+GOOGLE = "0x1ae0"  # as a vendor of PCI devices
 VERSIONS = ("jaxserve", "jax", "jaxlib", "flax", "transformers", "tokenizers", "llguidance", "hypercorn")
 
 
@@ -71,17 +72,27 @@ def check_device() -> Finding:
     dtype = np.dtype("float32") if device.platform == "cpu" else np.dtype(jax.numpy.bfloat16)
     rates = measure_peak_rates(device, dtype)
     text = f"{device.device_kind} ({device.platform}, {1 + len(others)} seen); {rates} in {dtype}"
-    if device.platform == "cpu" and (idle := _idle_accelerator()):
+    if device.platform == "cpu" and (idle := find_idle_accelerator()):
         extra = "cuda" if idle == "NVIDIA GPU" else "tpu"
         return Finding("device", "warning", f"{text}; an {idle} is not used", f"pip install -e '.[{extra}]'")
     return Finding("device", "ok", text)
 
 
-def _idle_accelerator() -> str | None:
-    """Name an accelerator that Linux shows and JAX was not installed for."""
-    if Path("/dev/nvidiactl").exists() or shutil.which("nvidia-smi"):
+def find_idle_accelerator(root: Path = Path("/")) -> str | None:
+    """Return the name of an accelerator that Linux shows and JAX was not installed for; None if there is none.
+
+    root   Where /dev and /sys are.
+    """
+    if (root / "dev" / "nvidiactl").exists() or shutil.which("nvidia-smi"):
         return "NVIDIA GPU"
-    return "accelerator of the TPU kind" if any(Path("/dev").glob("accel[0-9]*")) else None
+    # From v5e on TPUs are devices of VFIO, as are others that a virtual machine is given: the vendor tells them apart.
+    has_tpu = any(root.glob("dev/accel[0-9]*")) or (any(root.glob("dev/vfio/[0-9]*")) and GOOGLE in _list_vendors(root))
+    return "accelerator of the TPU kind" if has_tpu else None
+
+
+def _list_vendors(root: Path) -> set[str]:
+    """Return the vendors of all PCI devices, as Linux writes them."""
+    return {file.read_text().strip() for file in root.glob("sys/bus/pci/devices/*/vendor")}
 
 
 def check_memory() -> Finding:

@@ -112,6 +112,25 @@ def test_a_check_that_breaks_is_a_finding(monkeypatch, capsys):
     assert "device      wrong    no device" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("file", "vendor", "found"),
+    [
+        ("accel0", "0x1ae0", "accelerator of the TPU kind"),
+        ("vfio/0", "0x1ae0", "accelerator of the TPU kind"),
+        ("vfio/0", "0x8086", None),
+        ("vfio/vfio", "0x1ae0", None),
+        ("nvidiactl", "0x10de", "NVIDIA GPU"),
+        ("null", "0x8086", None),
+    ],
+)
+def test_an_accelerator_that_linux_shows_is_named(file, vendor, found, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    for path, text in ((tmp_path / "dev" / file, ""), (tmp_path / "sys/bus/pci/devices/0000:00:04.0/vendor", vendor)):
+        path.parent.mkdir(parents=True)
+        path.write_text(f"{text}\n")
+    assert doctor.find_idle_accelerator(tmp_path) == found
+
+
 @pytest.mark.parametrize(("free_gib", "status"), [(1, "warning"), (8, "ok")])
 def test_little_memory_is_a_warning(monkeypatch, free_gib, status):
     class Memory:
