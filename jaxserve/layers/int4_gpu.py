@@ -197,16 +197,28 @@ def _multiply_tile(
 
 
 def _unpack(word_NQ: Array, index: int, dtype: Any, interpret: bool) -> Array:
-    """Return the numbers in four bits of each word: those of one quarter of a group.
-
-    In bfloat16, 0x4300 + n is 128 + n, so that two numbers are three instructions: they are moved down, masked and
-    completed, and 136 is subtracted.
-    """
+    """Return the numbers in four bits of each word: those of one quarter of a group."""
     if interpret or dtype != jnp.bfloat16:
         return ((word_NQ >> (4 * index) & 15).astype(jnp.int32) - 8).astype(dtype)
     from jax.experimental.pallas import triton as plt
 
-    lines = [
+    [number_NQ] = plt.elementwise_inline_asm(
+        "{ " + " ".join(list_unpacking(index)) + " }",
+        args=[word_NQ],
+        constraints="=r,r",
+        pack=2,
+        result_shape_dtypes=[jax.ShapeDtypeStruct(word_NQ.shape, jnp.bfloat16)],
+    )
+    return number_NQ
+
+
+def list_unpacking(index: int) -> list[str]:
+    """Return the instructions that make two numbers in bfloat16, $0, of four bits of each of two words, $1 (PTX).
+
+    In bfloat16, 0x4300 + n is 128 + n, so that two numbers are three instructions: they are moved down, masked and
+    completed, and 136 is subtracted.
+    """
+    return [
         ".reg .b32 bits, one, least;",
         "mov.b32 one, 0x3f803f80;",
         "mov.b32 least, 0xc308c308;",
@@ -214,14 +226,6 @@ def _unpack(word_NQ: Array, index: int, dtype: Any, interpret: bool) -> Array:
         "lop3.b32 bits, bits, 0x000f000f, 0x43004300, 0xea;",  # bits & 0x000f000f | 0x43004300
         "fma.rn.bf16x2 $0, bits, one, least;",
     ]
-    [number_NQ] = plt.elementwise_inline_asm(
-        "{ " + " ".join(lines) + " }",
-        args=[word_NQ],
-        constraints="=r,r",
-        pack=2,
-        result_shape_dtypes=[jax.ShapeDtypeStruct(word_NQ.shape, jnp.bfloat16)],
-    )
-    return number_NQ
 
 
 def _multiply_add(product_NM: Array, scale_N: Array, sum_NM: Array, interpret: bool) -> Array:

@@ -171,6 +171,7 @@ ExpertProducts: TypeAlias = Callable[..., tuple[Array, ...]]
 class Experts(nnx.Module):
     """Kernels of all experts, [experts, in, out] each: down(activation(gate(x)) * up(x)) for each of them.
 
+    num_experts: of all ranks together; the kernels are those of one.
     is_gated: False: there is no gate, and an expert is down(activation(up(x))).
     bias: gate, up and down add a bias each, [experts, out]. That of down is for the caller to add, once: ranks that
     have some of an expert's hidden numbers have this bias whole.
@@ -189,6 +190,7 @@ class Experts(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         self.activation: Activation | ClampedSwiGLU = activation
+        self.num_experts = num_experts
         self.gate = nnx.Param(0.02 * rngs.params.normal((num_experts, width, hidden), dtype)) if is_gated else None
         self.up = nnx.Param(0.02 * rngs.params.normal((num_experts, width, hidden), dtype))
         self.down = nnx.Param(0.02 * rngs.params.normal((num_experts, hidden, width), dtype))
@@ -241,9 +243,8 @@ class Experts(nnx.Module):
         self, x_TD: Array, index_TK: Array, is_real_TK: Array, kernels: tuple, products: ExpertProducts
     ) -> Array:
         """Run a product that takes blocks of rows of one expert."""
-        num_experts = _num_experts(kernels[0])
-        num_rows = choose_rows(-(-index_TK.size // num_experts))
-        blocks = group_by_expert(index_TK, num_experts, is_real_TK, num_rows)
+        num_rows = choose_rows(-(-index_TK.size // self.num_experts))  # index_TK has choices of all ranks' experts
+        blocks = group_by_expert(index_TK, _num_experts(kernels[0]), is_real_TK, num_rows)
         multiply_blocks = partial(products, rows=num_rows)
         refs = BlockExperts(blocks.expert_X, blocks.num_blocks[None])
         *into_hidden, down = kernels

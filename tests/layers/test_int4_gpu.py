@@ -24,6 +24,7 @@ from jaxserve.layers.int4_gpu import (
     choose_stages,
     int4_expert_matmul,
     int4_matmul,
+    list_unpacking,
 )
 from jaxserve.layers.moe import Experts
 from jaxserve.layers.scaled_weight import (
@@ -125,6 +126,26 @@ def test_experts_by_blocks_are_those_of_the_loop():
     np.testing.assert_allclose(np.asarray(by_blocks)[is_real], np.asarray(expected)[is_real], rtol=1e-4, atol=1e-3)
 
 
+def test_blocks_of_a_rank_that_has_some_experts_have_as_many_rows_as_those_of_all_ranks():
+    rng, tokens, sizes = np.random.default_rng(0), 256, []
+    experts = Experts(8, 64, 64, activation="silu", is_gated=False, bias=False, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    index_TK = jnp.asarray(rng.integers(0, 8, (tokens, 2)), jnp.int32)
+
+    def run(num_experts):
+        def multiply(x_SI, blocks, weight, *, rows):
+            sizes.append((rows, x_SI.shape[0]))
+            return (x_SI,)
+
+        kernels = (draw_weight(rng, num_experts, 64, 64),) * 2
+        is_here_TK = index_TK < num_experts
+        experts._run_blocks(jnp.ones((tokens, 64)), index_TK % num_experts, is_here_TK, kernels, multiply)
+
+    run(8)
+    run(2)
+    assert {rows for rows, _ in sizes} == {choose_rows(tokens * 2 // 8)}
+    assert sizes[-1] < sizes[0]
+
+
 def test_both_layouts_mean_the_same():
     rng = np.random.default_rng(0)
     value = rng.standard_normal((256, 40), np.float32)
@@ -180,15 +201,46 @@ def test_programs_have_about_as_many_rows_as_there_are_and_fill_a_gpu():
     assert choose_splits(1, 1, 1) == 1
 
 
-def test_bits_of_words_become_numbers_as_the_instructions_do_it():
-    """In bfloat16, 0x4300 + n is 128 + n: what the kernel computes on a GPU, and interpret mode otherwise."""
-    word = np.arange(2**16, dtype=np.uint16)
-    for index in range(4):
-        completed = word >> np.uint16(4 * index) & np.uint16(0x000F) | np.uint16(0x4300)
-        numbers = completed.view(ml_dtypes.bfloat16).astype(np.float32) - 136
-        np.testing.assert_array_equal(numbers, (word >> np.uint16(4 * index) & 15).astype(np.float32) - 8)
-    one, least = (np.uint16(bits).view(ml_dtypes.bfloat16) for bits in (0x3F80, 0xC308))
-    assert (float(one), float(least)) == (1, -136)
+def run_instructions(lines: list[str], word: np.ndarray) -> np.ndarray:
+    """Return $0 of instructions (PTX ISA) for each word uint32 as $1."""
+    registers = {"$1": word}
+
+    def read(operand: str) -> np.ndarray:
+        return registers[operand] if operand in registers else np.full_like(word, int(operand, 0))
+
+    for line in lines:
+        name, *operands = line.rstrip(";").replace(",", "").split()
+        if name == ".reg":
+            continue
+        target, *(arguments) = operands[0], *map(read, operands[1:])
+        registers[target] = INSTRUCTIONS[name](*arguments)
+    return registers["$0"]
+
+
+def lop3(a: np.ndarray, b: np.ndarray, c: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Bit abc of the table says what three bits become."""
+    out = np.zeros_like(a)
+    for bits in range(8):
+        is_case = [operand if bits >> place & 1 else ~operand for operand, place in ((a, 2), (b, 1), (c, 0))]
+        out |= is_case[0] & is_case[1] & is_case[2] & np.where(table >> bits & 1, np.uint32(0xFFFFFFFF), np.uint32(0))
+    return out
+
+
+def fma_bf16x2(*operands: np.ndarray) -> np.ndarray:
+    a, b, c = (operand.view(ml_dtypes.bfloat16).astype(np.float32) for operand in operands)
+    return (a * b + c).astype(ml_dtypes.bfloat16).view(np.uint32)
+
+
+INSTRUCTIONS = {"mov.b32": np.copy, "shr.b32": np.right_shift, "lop3.b32": lop3, "fma.rn.bf16x2": fma_bf16x2}
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_the_instructions_make_numbers_of_the_bits_of_two_words(index):
+    """What the kernel computes on a GPU, where interpret mode computes otherwise."""
+    word_X2 = np.stack([np.arange(2**16), np.arange(2**16)[::-1]], axis=1).astype(np.uint16)
+    number = run_instructions(list_unpacking(index), word_X2.view(np.uint32)[:, 0])
+    number_X2 = number.view(ml_dtypes.bfloat16).reshape(-1, 2).astype(np.float32)
+    np.testing.assert_array_equal(number_X2, (word_X2 >> (4 * index) & 15).astype(np.float32) - 8)
 
 
 def test_float32_has_fewer_stages_in_shared_memory():
