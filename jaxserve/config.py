@@ -153,7 +153,8 @@ class EngineConfig:
     kv_cache_dtype: KVCacheDtype = option(
         "auto",
         "Keys and values are stored as numbers of this type; auto is the type of the activations, fp8 is fp8_e4m3. int8"
-        " and fp8 take half the memory of bfloat16, and a scale for each token and head; answers change a little."
+        " and fp8 take half the memory of bfloat16, and a scale for each token and head; answers change a little. The"
+        " attention backend tpu alone has no such scales: it stores fp8 without any, and no int8."
         " States of recurrent layers keep their type, and latent vectors (DeepSeek) cannot have 8 bits.",
     )
     gpu_memory_utilization: float = option(
@@ -189,7 +190,8 @@ class EngineConfig:
     attention_backend: str = option(
         "auto",
         f"Attention is computed by this backend: {', '.join(ATTENTION_BACKENDS)}. On a TPU auto is mosaic, kernels of"
-        " ours, or tpu, which is JAX's own, for pages that they do not hold.",
+        " ours, or tpu, which is JAX's own, before v5 and for pages or page tables that they do not hold; not for pages"
+        " of 8 bits.",
         group="computing",
     )
     seed: int | None = option(

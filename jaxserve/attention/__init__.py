@@ -12,7 +12,7 @@ from jax import Array
 from jaxserve.attention.cpu import CpuAttention
 from jaxserve.attention.gpu import GpuAttention
 from jaxserve.attention.gpu.pages import choose_config
-from jaxserve.attention.inputs import AttentionInputs
+from jaxserve.attention.inputs import AttentionCalls, AttentionInputs
 from jaxserve.attention.mosaic import MosaicAttention
 from jaxserve.attention.mosaic.vector_memory import VECTOR_BYTES, has_vector_memory
 from jaxserve.attention.native import NativeAttention
@@ -29,6 +29,10 @@ class LatentBackend(Protocol):
 
     It is one key head of C = latent_dim + rotary_dim numbers, whose value is the first latent_dim of them.
     """
+
+    def check_calls(self, calls: AttentionCalls) -> None:
+        """Raise BadConfig if such calls are not answered."""
+        ...
 
     def make_pages(self, num_pages: int, page_size: int, latent_dim: int, rotary_dim: int, dtype: Any) -> LayerPages:
         """Return one layer's pages, all zeros, never stacked."""
@@ -71,6 +75,10 @@ class AttentionBackend(Protocol):
 
     def max_pages(self, page_size: int, kv_heads: int, head_dim: int, dtype: Any) -> int | None:
         """Return the most pages of this type that the backend can address in a layer; None: any number."""
+        ...
+
+    def check_calls(self, calls: AttentionCalls) -> None:
+        """Raise BadConfig if such calls are not answered."""
         ...
 
     def make_pages(self, num_pages: int, page_size: int, kv_heads: int, head_dim: int, dtype: Any) -> LayerPages:
@@ -164,6 +172,7 @@ def _make_backend(name: str, platform: str, device_kind: str, compute_capability
 __all__ = [
     "BACKENDS",
     "AttentionBackend",
+    "AttentionCalls",
     "AttentionInputs",
     "LatentBackend",
     "LayerPages",

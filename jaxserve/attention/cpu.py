@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 
 from jaxserve.attention.blocks import attend_blocks
-from jaxserve.attention.inputs import PAGE_SIZE, AttentionInputs
+from jaxserve.attention.inputs import PAGE_SIZE, AttentionCalls, AttentionInputs
 from jaxserve.attention.latent import BlockLatentAttention
 from jaxserve.attention.page_types import as_stored, from_stored, make_scales, quantize, to_stored
 
@@ -72,6 +72,9 @@ class CpuAttention:
     def max_pages(self, page_size: int, kv_heads: int, head_dim: int, dtype: Any) -> int | None:
         """Return None: any number."""
         return None
+
+    def check_calls(self, calls: AttentionCalls) -> None:
+        """Accept all calls."""
 
     def make_pages(self, num_pages: int, page_size: int, kv_heads: int, head_dim: int, dtype: Any) -> CpuPages:
         """Return one layer's pages, all zeros."""

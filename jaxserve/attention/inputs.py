@@ -60,8 +60,7 @@ class AttentionInputs:
         multiple   The number of pages left out of a row is a multiple of it.
         """
         width = self.page_table_BW.shape[1]
-        num_visible = window + self.max_queries_per_row - 1  # tokens that the queries of one row see together
-        cropped_width = min(width, (num_visible + page_size - 2) // page_size + multiple)
+        cropped_width = crop_width(width, window, self.max_queries_per_row, page_size, multiple)
         start_B1, length_B = jnp.asarray(self.query_start_B1), jnp.asarray(self.length_B)
         first_query_B = length_B - (start_B1[1:] - start_B1[:-1])
         first_token_B = jnp.maximum(first_query_B - window + 1, 0)
@@ -85,6 +84,30 @@ class AttentionInputs:
         row_X = (tile_X[:, None] >= tile_end_R[:-1]).sum(1, dtype=jnp.int32)
         start_X = start_R[row_X] + (tile_X - (tile_end_R - num_tiles_R)[row_X]) * size
         return QueryTiles(row_X, start_X, jnp.minimum(start_X + size, end_R[row_X]), tile_end_R[-2])
+
+
+def crop_width(width: int, window: int, max_queries_per_row: int, page_size: int, multiple: int = 1) -> int:
+    """Return the width that `AttentionInputs.crop_to_window` leaves of a page table."""
+    num_visible = window + max_queries_per_row - 1  # tokens that the queries of one row see together
+    return min(width, (num_visible + page_size - 2) // page_size + multiple)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionCalls:
+    """The calls of attention in some layers of a model, and the most that they ask for.
+
+    rows        Rows of a decode batch.
+    width       Pages of a row in the page table.
+    page_size   Tokens of a page.
+    window      Positions that a query sees, its own included; None: all.
+    has_sinks   Whether heads have one more score, see `AttentionBackend.attend`.
+    """
+
+    rows: int
+    width: int
+    page_size: int
+    window: int | None = None
+    has_sinks: bool = False
 
 
 class QueryTiles(NamedTuple):

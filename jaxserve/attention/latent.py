@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxserve.attention.blocks import attend_blocks
-from jaxserve.attention.inputs import AttentionInputs
+from jaxserve.attention.inputs import AttentionCalls, AttentionInputs
 from jaxserve.attention.page_types import check_latent_type
 from jaxserve.layers.linear import matmul_precision
 
@@ -65,6 +65,9 @@ class BlockLatentAttention:
     """
 
     lanes: int = 1
+
+    def check_calls(self, calls: AttentionCalls) -> None:
+        """Accept all calls."""
 
     def make_pages(self, num_pages: int, page_size: int, latent_dim: int, rotary_dim: int, dtype: Any) -> LatentPages:
         """Return one layer's pages, all zeros. Raises BadConfig for 8-bit types."""

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxserve.attention.inputs import PAGE_SIZE, AttentionInputs
+from jaxserve.attention.inputs import PAGE_SIZE, AttentionCalls, AttentionInputs
 from jaxserve.attention.latent import BlockLatentAttention
 from jaxserve.attention.page_types import SCALE_DTYPE, as_stored, has_scales, quantize, to_stored
 from jaxserve.native import library
@@ -79,6 +79,9 @@ class NativeAttention:
     def max_pages(self, page_size: int, kv_heads: int, head_dim: int, dtype: Any) -> int | None:
         """Return None: any number."""
         return None
+
+    def check_calls(self, calls: AttentionCalls) -> None:
+        """Accept all calls."""
 
     def make_pages(
         self, num_pages: int, page_size: int, kv_heads: int, head_dim: int, dtype: Any, num_layers: int = 1

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxserve.attention.inputs import PAGE_SIZE, AttentionInputs
+from jaxserve.attention.inputs import PAGE_SIZE, AttentionCalls, AttentionInputs
 from jaxserve.attention.page_types import as_stored, check_latent_type, from_stored, make_scales, quantize, to_stored
 
 MASKED_SCORE = -1e30  # finite, so that a row that sees nothing gives zeros instead of NaN
@@ -41,6 +41,9 @@ class ReferenceLatentPages:
 
 class ReferenceLatentAttention:
     """Latent attention that gathers the whole page table of every row."""
+
+    def check_calls(self, calls: AttentionCalls) -> None:
+        """Accept all calls."""
 
     def make_pages(
         self, num_pages: int, page_size: int, latent_dim: int, rotary_dim: int, dtype: Any
@@ -81,6 +84,9 @@ class ReferenceAttention:
     def max_pages(self, page_size: int, kv_heads: int, head_dim: int, dtype: Any) -> int | None:
         """Return None: any number."""
         return None
+
+    def check_calls(self, calls: AttentionCalls) -> None:
+        """Accept all calls."""
 
     def make_pages(self, num_pages: int, page_size: int, kv_heads: int, head_dim: int, dtype: Any) -> ReferencePages:
         """Return one layer's pages, all zeros."""

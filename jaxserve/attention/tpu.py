@@ -1,6 +1,7 @@
 """Attention for TPUs: JAX's own ragged paged attention kernel behind our signature. Unmeasured: no TPU was at hand.
 
-It is what "auto" takes for pages that our own kernels (mosaic/) do not hold, and what these are compared with.
+It is what "auto" takes where our own kernels (mosaic/) do not run, or do not hold the pages or the page table, and what
+these are compared with.
 
 The kernel, jax.experimental.pallas.ops.tpu.ragged_paged_attention (the same in jax 0.10.2 and 0.12), takes one flat
 batch of queries and pages in which keys and values alternate head by head. It lowers for TPU. JAX's TPU interpreter
@@ -29,7 +30,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxserve.attention.inputs import AttentionInputs
+from jaxserve.attention.inputs import AttentionCalls, AttentionInputs, crop_width
 from jaxserve.attention.latent import BlockLatentAttention
 from jaxserve.attention.page_types import has_scales, largest_number
 from jaxserve.errors import BadConfig
@@ -72,6 +73,19 @@ class TpuAttention:
         """Return None: any number."""
         return None
 
+    def check_calls(self, calls: AttentionCalls) -> None:
+        """Raise BadConfig if there are sinks, or if the page table is larger than scalar memory."""
+        if calls.has_sinks:
+            raise BadConfig("attention_backend 'tpu' has no attention sinks; try --attention-backend reference.")
+        rows, width = calls.rows, calls.width
+        if calls.window is not None:
+            width = crop_width(width, calls.window, 1, calls.page_size)
+        if _table_bytes(rows, width) > TABLE_BYTES:
+            raise BadConfig(
+                f"attention_backend 'tpu': a page table of {rows} rows x {width} pages does not fit into the 1 MiB of"
+                " scalar memory; try a larger --block-size, or a smaller --max-model-len or --max-num-seqs."
+            )
+
     def make_pages(self, num_pages: int, page_size: int, kv_heads: int, head_dim: int, dtype: Any) -> TpuPages:
         """Return one layer's pages, all zeros. Raises BadConfig if the kernel cannot hold such heads."""
         dtype, stored_dim = jnp.dtype(dtype), _round_up_to_lanes(head_dim)
@@ -110,18 +124,12 @@ class TpuAttention:
 
         Raises BadConfig if there are sinks, or if the page table is larger than scalar memory.
         """
-        if sinks is not None:
-            raise BadConfig("attention_backend 'tpu' has no attention sinks; try --attention-backend reference.")
         size = pages.parts_PZXH[0].shape[1]
         if window is not None:
             # The kernel fetches what lies behind a window and multiplies it by zero: freed pages must not be there.
             inputs = inputs.crop_to_window(window, size)
         rows, width = inputs.page_table_BW.shape
-        if _table_bytes(rows, width) > TABLE_BYTES:
-            raise BadConfig(
-                f"attention_backend 'tpu': a page table of {rows} rows x {width} pages does not fit into the 1 MiB of"
-                " scalar memory; try a larger --block-size, or a smaller --max-model-len or --max-num-seqs."
-            )
+        self.check_calls(AttentionCalls(rows=rows, width=width, page_size=size, has_sinks=sinks is not None))
         group = query_TNH.shape[1] // (sum(part.shape[2] for part in pages.parts_PZXH) // 2)
         outputs, end = [], 0
         for part_PZXH in pages.parts_PZXH:

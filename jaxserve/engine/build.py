@@ -141,7 +141,7 @@ def build(
         generation_config=generation_config,
         buckets=buckets,
         cache_size=size,
-        description=describe(config, model, plan.table, size)
+        description=describe(model, plan)
         | ({"limits": str(roofline.peak_rates)} if roofline else {})
         | {"programs": describe_programs(num_programs, hits, files)},
         task=model.task,

@@ -11,6 +11,7 @@ from jaxserve.engine.built_programs import BuiltFiles
 from jaxserve.engine.opened_model import OpenedModel
 from jaxserve.engine.pooling_table import PoolingTable, list_keys_by_length
 from jaxserve.engine.program_files import CacheFiles, ProgramFiles
+from jaxserve.engine.program_plan import ProgramPlan
 from jaxserve.engine.program_table import ProgramTable
 from jaxserve.engine.weight_form import describe_weight_form
 from jaxserve.layers.adapted import AdapterLayout
@@ -18,9 +19,9 @@ from jaxserve.models.pooling_spec import PoolingTask
 from jaxserve.weights.quantized import describe_packing
 
 
-def describe(config: EngineConfig, model: OpenedModel, table: ProgramTable, size: CacheSize) -> dict[str, str]:
+def describe(model: OpenedModel, plan: ProgramPlan) -> dict[str, str]:
     """Return what is known of an engine before its programs are compiled, in the order to print it."""
-    spec = model.spec
+    config, size, table, spec = plan.config, plan.size, plan.table, model.spec
     return {
         "model": config.model,
         "file": model.path.name,
@@ -28,7 +29,7 @@ def describe(config: EngineConfig, model: OpenedModel, table: ProgramTable, size
         f"{spec.vocab_size} tokens in the vocabulary",
         "device": model.placement.describe(),
         "dtype": str(model.dtype),
-        "attention": table.model.backend.name if size.groups else "whole sequences",
+        "attention": describe_attention(plan),
         "weights": f"{model.weight_bytes / 2**20:.0f} MiB, {describe_weight_form(model.weight_form)}",
         **describe_packing(model.checkpoint),
         **_describe_adapters(table.model.adapters),
@@ -38,6 +39,14 @@ def describe(config: EngineConfig, model: OpenedModel, table: ProgramTable, size
         "longest request": _describe_longest(size, spec.max_position_embeddings),
         "shapes": _describe_shapes(table),
     }
+
+
+def describe_attention(plan: ProgramPlan) -> str:
+    """Return the attention backend, with the reason why it is not a better one."""
+    if not plan.size.groups:
+        return "whole sequences"
+    name = plan.table.model.backend.name
+    return f"{name} ({plan.passed_over.rstrip('.')})" if plan.passed_over else name
 
 
 def _describe_shapes(table: ProgramTable) -> str:

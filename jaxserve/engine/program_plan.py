@@ -8,9 +8,10 @@ from typing import Any
 import jax
 import psutil
 
-from jaxserve.attention import AttentionBackend, list_backends
-from jaxserve.attention.page_types import choose_page_type
+from jaxserve.attention import AttentionBackend, AttentionCalls, list_backends
+from jaxserve.attention.page_types import choose_page_type, has_scales
 from jaxserve.cache.groups import CacheGroup, make_groups, num_pages_for
+from jaxserve.cache.layer_cache import PagedLatent
 from jaxserve.cache.pages import CacheTypes, bytes_per_page, make_pages, max_pages
 from jaxserve.cache.sizing import LONGEST_THAT_FITS, CacheSize, GroupNeeds, choose_cache_size
 from jaxserve.config import GIB, EngineConfig
@@ -20,12 +21,13 @@ from jaxserve.engine.opened_model import OpenedModel
 from jaxserve.engine.pooling_table import PoolingTable
 from jaxserve.engine.program_files import ProgramFiles
 from jaxserve.engine.program_memory import abstract_state, measure_scratch
-from jaxserve.engine.program_table import ProgramTable
+from jaxserve.engine.program_table import MAX_CHUNKS_PER_CALL, ProgramTable
 from jaxserve.engine.programs import ProgramStore
 from jaxserve.engine.step import ModelContext
 from jaxserve.engine.weight_layout import WeightLayout
 from jaxserve.errors import BadConfig
 from jaxserve.layers.adapted import AdapterLayout
+from jaxserve.models.attention_spec import AttentionSpec
 from jaxserve.models.partition import local_caches, place_factors
 from jaxserve.models.pooling_spec import PoolingTask
 from jaxserve.parallel.placement import Placement
@@ -46,12 +48,14 @@ class ProgramPlan:
     size         The size of the cache.
     table        The programs.
     make_pages   Makes the pages of one device.
+    passed_over  Why a better attention backend was not taken; empty if it was.
     """
 
     config: EngineConfig
     size: CacheSize
     table: ProgramTable
     make_pages: Callable[[], Any]
+    passed_over: str = ""
 
     def shape_pages(self) -> Any:
         """Return the shapes of the pages of all devices, and how they lie on them. Allocates nothing."""
@@ -156,27 +160,64 @@ def resolve_page_size(
     return replace(config, block_size=choose_page_size(defaults, least, bytes_per_token, most))
 
 
-def choose_attention(
-    config: EngineConfig, model: OpenedModel, groups: Sequence[CacheGroup]
-) -> tuple[AttentionBackend, EngineConfig]:
-    """Return the attention backend, under "auto" the best one that holds such pages, and the configuration with the
-    tokens of a page.
+@dataclass(frozen=True, slots=True)
+class AttentionChoice:
+    """An attention backend that serves a model.
+
+    backend       The backend.
+    config        The configuration with the tokens of a page.
+    passed_over   Why a better one was not taken; empty if it was.
+    """
+
+    backend: AttentionBackend
+    config: EngineConfig
+    passed_over: str = ""
+
+
+def choose_attention(config: EngineConfig, model: OpenedModel, groups: Sequence[CacheGroup]) -> AttentionChoice:
+    """Return the attention backend: under "auto" the best one that holds such pages and answers such calls.
 
     Raises BadConfig if there is none, with the reason of the best one.
     """
-    placement = model.placement
-    refusals: list[BadConfig] = []
+    placement, page_type = model.placement, _cache_types(config, model).pages
     facts = placement.device_kind, placement.compute_capability
-    for backend in list_backends(config.attention_backend, placement.platform, model.dtype, *facts):
+    backends = list_backends(config.attention_backend, placement.platform, model.dtype, *facts)
+    refusals: list[BadConfig] = []
+    # What the second one stores of 8 bits has no scales, which is not what kv_cache_dtype promises.
+    for backend in backends[:1] if has_scales(page_type) else backends:
         try:
             resolved = resolve_page_size(config, model, backend, groups)
             for group in groups:
                 bytes_per_page(backend, group, page_size=resolved.page_size, types=_cache_types(config, model))
+            _check_calls(_find_limits(resolved, model, backend, groups, 0), model, backend, groups)
         except BadConfig as refusal:
             refusals.append(refusal)
         else:
-            return backend, resolved
+            return AttentionChoice(backend, resolved, str(refusals[0]) if refusals else "")
     raise refusals[0]
+
+
+def _check_calls(limits: "Limits", model: OpenedModel, backend: AttentionBackend, groups: Sequence[CacheGroup]) -> None:
+    """Raise BadConfig if the backend does not answer the calls of a group's layers."""
+    config, rows = limits.config, limits.buckets.decode[-1]
+    if model.task is not None and not config.batch_invariant:
+        rows = min(rows, MAX_CHUNKS_PER_CALL)  # there is no decode
+    for group in groups:
+        if group.is_recurrent:
+            continue
+        calls = AttentionCalls(
+            rows=rows,
+            width=num_pages_for(limits.size.max_model_len, config.page_size),
+            page_size=config.page_size,
+            window=group.window,
+            has_sinks=_has_sinks(model),
+        )
+        (backend.latent if isinstance(group.cache, PagedLatent) else backend).check_calls(calls)
+
+
+def _has_sinks(model: OpenedModel) -> bool:
+    specs = (layer.attention for layer in model.spec.layers)
+    return any(isinstance(attention, AttentionSpec) and attention.has_sinks for attention in specs)
 
 
 def _find_defaults(model: OpenedModel) -> DeviceDefaults:
@@ -230,6 +271,43 @@ def _buckets(config: EngineConfig, platform: str, chunk_tokens: int) -> Buckets:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Limits that fit the cache.
+
+    config     The configuration with all limits resolved to numbers.
+    size       The size of the cache.
+    buckets    The sizes of batches that are compiled.
+    adapters   The arrays of adapters; None: there are none.
+    """
+
+    config: EngineConfig
+    size: CacheSize
+    buckets: Buckets
+    adapters: AdapterLayout | None
+
+
+def _find_limits(
+    config: EngineConfig,
+    model: OpenedModel,
+    backend: AttentionBackend,
+    groups: Sequence[CacheGroup],
+    scratch_bytes: int,
+) -> Limits:
+    if config.batch_invariant and any(group.is_recurrent for group in groups):
+        raise BadConfig(
+            "batch_invariant=True computes each token of a prompt in a row of its own, which layers with a recurrent"
+            " state cannot; leave it out."
+        )
+    if model.task is not None:
+        config = _check_pooling(config, model.task, groups)
+    adapters = _adapter_layout(config, model)
+    adapter_bytes = 0 if adapters is None else adapters.num_bytes
+    size = _cache_size(config, model, backend, groups, adapter_bytes, scratch_bytes)
+    config, chunk_tokens = _resolve_limits(config, size, _find_defaults(model))
+    return Limits(config, size, _buckets(config, model.placement.platform, chunk_tokens), adapters)
+
+
 def plan_programs(
     config: EngineConfig,
     model: OpenedModel,
@@ -243,18 +321,8 @@ def plan_programs(
 
     Raises BadConfig if a limit does not fit the model or the backend, OutOfMemory if the device is too small.
     """
-    if config.batch_invariant and any(group.is_recurrent for group in groups):
-        raise BadConfig(
-            "batch_invariant=True computes each token of a prompt in a row of its own, which layers with a recurrent"
-            " state cannot; leave it out."
-        )
-    if model.task is not None:
-        config = _check_pooling(config, model.task, groups)
-    placement = model.placement
-    adapters = _adapter_layout(config, model)
-    adapter_bytes = 0 if adapters is None else adapters.num_bytes
-    size = _cache_size(config, model, backend, groups, adapter_bytes, scratch_bytes)
-    config, chunk_tokens = _resolve_limits(config, size, _find_defaults(model))
+    limits = _find_limits(config, model, backend, groups, scratch_bytes)
+    config, size, adapters, placement = limits.config, limits.size, limits.adapters, model.placement
     assert config.max_num_seqs
     spec = model.spec.for_length(size.max_model_len)
     num_pages = [group.num_pages for group in size.groups]
@@ -268,7 +336,7 @@ def plan_programs(
         make_table = partial(PoolingTable, task=model.task, **lengths)
     table = make_table(
         model=ModelContext(spec, model.dtype, layout, backend, config.page_size, groups, placement.ranks, adapters),
-        buckets=_buckets(config, placement.platform, chunk_tokens),
+        buckets=limits.buckets,
         max_pages_per_row=num_pages_for(size.max_model_len, config.page_size),
         vocab_size=spec.vocab_size,
         num_rows=config.max_num_seqs + 1,
@@ -323,15 +391,22 @@ def plan_engine(config: EngineConfig, model: OpenedModel, files: ProgramFiles | 
     """
     config = replace(config, quantization=model.weight_form.quantization)
     groups = make_groups(local_caches(model.architecture.cache(model.spec), model.placement.size))
-    backend, config = choose_attention(config, model, groups)
-    plan = plan_programs(config, model, backend, groups)
+    choice = choose_attention(config, model, groups)
+    plan = _plan(choice, model, groups)
     if not needs_scratch(config, model.placement):
         return plan
     table, weights = plan.table, plan.table.model.weights.pack_shapes(model.shapes)
     pages = plan.shape_pages()
     facts = table.fingerprint(weights, abstract_state(table, pages))
     scratch_bytes = measure_scratch(table, weights, pages, ProgramStore(files, table.placement, facts))
-    return plan_programs(config, model, backend, groups, scratch_bytes)
+    return _plan(choice, model, groups, scratch_bytes)
+
+
+def _plan(
+    choice: AttentionChoice, model: OpenedModel, groups: tuple[CacheGroup, ...], scratch_bytes: int = 0
+) -> ProgramPlan:
+    plan = plan_programs(choice.config, model, choice.backend, groups, scratch_bytes)
+    return replace(plan, passed_over=choice.passed_over)
 
 
 def num_top_logprobs(config: EngineConfig) -> int:

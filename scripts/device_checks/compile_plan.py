@@ -85,8 +85,8 @@ def plan_described(model: OpenedModel, settings: dict[str, Any], scratch_bytes: 
     config = EngineConfig(model=str(model.path), attention_backend=attention, **settings)
     groups = make_groups(local_caches(model.architecture.cache(model.spec), placement.size))
     config = replace(config, quantization=model.weight_form.quantization)
-    backend, config = choose_attention(config, model, groups)
-    plan = plan_programs(config, model, backend, groups, scratch_bytes)
+    choice = choose_attention(config, model, groups)
+    plan = plan_programs(choice.config, model, choice.backend, groups, scratch_bytes)
     table = plan.table
     weights = tuple(table.model.weights.pack_shapes(model.shapes))
     state = abstract_state(table, jax.eval_shape(plan.make_pages))

@@ -30,13 +30,13 @@ def open_reader(config: EngineConfig) -> Reader:
     Raises StartupError if the model cannot be had in this form, ValueError if it has recurrent layers.
     """
     opened = open_model(config, None, None, None)
-    weights = load_params(opened.checkpoint, opened.leaves, opened.shapes)
     graphdef, _ = registry.abstract_decoder(opened.spec, opened.dtype)
     groups = make_groups(opened.architecture.cache(opened.spec))
     if any(group.is_recurrent for group in groups):
         raise ValueError(f"{config.model} has recurrent layers, whose states are no pages; only paged layers are read.")
-    backend, config = choose_attention(config, opened, groups)
-    page_size = config.page_size
+    choice = choose_attention(config, opened, groups)
+    backend, page_size = choice.backend, choice.config.page_size
+    weights = load_params(opened.checkpoint, opened.leaves, opened.shapes)
     types = CacheTypes(choose_page_type(config.kv_cache_dtype, opened.dtype), opened.dtype)
 
     @jax.jit

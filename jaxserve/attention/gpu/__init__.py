@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxserve.attention.gpu.pages import FP8_CAPABILITY, AttentionParams, GpuPages, KernelConfig, choose_block_tokens
-from jaxserve.attention.inputs import PAGE_SIZE, AttentionInputs
+from jaxserve.attention.inputs import PAGE_SIZE, AttentionCalls, AttentionInputs
 from jaxserve.attention.latent import BlockLatentAttention
 from jaxserve.attention.page_types import has_scales, make_scales
 from jaxserve.errors import BadConfig
@@ -48,6 +48,9 @@ class GpuAttention:
     def max_pages(self, page_size: int, kv_heads: int, head_dim: int, dtype: Any) -> int | None:
         """Return the most pages whose numbers Pallas counts right: in 32 signed bits if there are up to 4 GiB."""
         return 2**31 // (page_size * kv_heads * head_dim) if has_scales(dtype) else None
+
+    def check_calls(self, calls: AttentionCalls) -> None:
+        """Accept all calls."""
 
     def make_pages(self, num_pages: int, page_size: int, kv_heads: int, head_dim: int, dtype: Any) -> GpuPages:
         """Return one layer's pages, all zeros; those of 8-bit numbers with a scale for each token and head.

@@ -23,8 +23,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxserve.attention.inputs import AttentionInputs
-from jaxserve.attention.mosaic.attend import TABLE_BYTES, attend
+from jaxserve.attention.inputs import AttentionCalls, AttentionInputs
+from jaxserve.attention.mosaic.attend import TABLE_BYTES, attend, check_table
 from jaxserve.attention.mosaic.latent import MosaicLatentAttention
 from jaxserve.attention.mosaic.pages import (
     LANES,
@@ -66,6 +66,10 @@ class MosaicAttention:
     def max_pages(self, page_size: int, kv_heads: int, head_dim: int, dtype: Any) -> int | None:
         """Return None: any number."""
         return None
+
+    def check_calls(self, calls: AttentionCalls) -> None:
+        """Raise BadConfig if the page table is larger than scalar memory."""
+        check_table(calls.rows, calls.width)
 
     def make_pages(self, num_pages: int, page_size: int, kv_heads: int, head_dim: int, dtype: Any) -> MosaicPages:
         """Return one layer's pages, all zeros.

@@ -23,6 +23,15 @@ TABLE_BYTES = 2**20 - 2**15  # scalar memory of a core is 1 MiB on v5e and later
 MAX_TURN_BLOCKS = 8
 
 
+def check_table(rows: int, width: int) -> None:
+    """Raise BadConfig if a page table of so many rows and pages is larger than scalar memory."""
+    if 4 * rows * width > TABLE_BYTES:
+        raise BadConfig(
+            f"attention_backend 'mosaic': a page table of {rows} rows x {width} pages does not fit into the 1 MiB"
+            " of scalar memory; try a larger --block-size, or a smaller --max-model-len or --max-num-seqs."
+        )
+
+
 def attend(
     query_TNH: Array,
     pages: MosaicPages,
@@ -42,12 +51,7 @@ def attend(
     from jaxserve.attention.mosaic.decode import decode
     from jaxserve.attention.mosaic.prefill import prefill
 
-    rows, width = inputs.page_table_BW.shape
-    if 4 * rows * width > TABLE_BYTES:
-        raise BadConfig(
-            f"attention_backend 'mosaic': a page table of {rows} rows x {width} pages does not fit into the 1 MiB"
-            " of scalar memory; try a larger --block-size, or a smaller --max-model-len or --max-num-seqs."
-        )
+    check_table(*inputs.page_table_BW.shape)
     params = make_params(
         config,
         query_TNH,

@@ -9,8 +9,8 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from jaxserve.attention.inputs import AttentionInputs
-from jaxserve.attention.mosaic.attend import attend
+from jaxserve.attention.inputs import AttentionCalls, AttentionInputs
+from jaxserve.attention.mosaic.attend import attend, check_table
 from jaxserve.attention.mosaic.pages import LANES, MosaicConfig, MosaicPages, check_pages, pad_last
 from jaxserve.attention.page_types import check_latent_type
 
@@ -25,6 +25,10 @@ class MosaicLatentAttention:
     def __init__(self, interpret: Any = False, config: MosaicConfig | None = None) -> None:
         self.interpret = interpret
         self.config = config or MosaicConfig()
+
+    def check_calls(self, calls: AttentionCalls) -> None:
+        """Raise BadConfig if the page table is larger than scalar memory."""
+        check_table(calls.rows, calls.width)
 
     def make_pages(self, num_pages: int, page_size: int, latent_dim: int, rotary_dim: int, dtype: Any) -> MosaicPages:
         """Return one layer's pages, all zeros; a token's numbers are filled up to whole LANES.
