@@ -46,6 +46,10 @@ ENV_FLAGS = (
     "JAX_CPU_ENABLE_FAST_MATH",
 )
 AUTOTUNE_OPTION = "xla_gpu_per_fusion_autotune_cache_dir"
+# What XLA for CPUs leaves to YNNPACK: products, and no sums. It adds 4,096 numbers and more in another order than fewer
+# (jax 0.10.2), so the norm of a row among eight differs from the same row's norm alone in the last bit; where packed
+# weights round activations to int8, log-probabilities then differ by 0.1.
+CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
 DIGEST_BYTES = 32
 
 
@@ -61,7 +65,7 @@ class ProgramStore:
     def __init__(self, files: ProgramFiles | None, placement: Placement, facts: Iterable[Any] = ()) -> None:
         self._files, self.placement = files, placement
         if files is None or files.machine is None:
-            flags = [os.environ.get(flag) for flag in ENV_FLAGS]
+            flags = [*(os.environ.get(flag) for flag in ENV_FLAGS), CPU_OPTIONS]
             self._machine = make_hash(jax.__version__, *placement.key, flags, sys.version_info)
         else:
             self._machine = make_hash(files.machine, [device.id for device in placement.devices])
@@ -71,12 +75,14 @@ class ProgramStore:
 
     @property
     def compiler_options(self) -> dict[str, str]:
-        """The options for compiling: on a GPU, the directory where XLA keeps what its autotuner measured.
+        """The options for compiling: on a CPU, CPU_OPTIONS; on a GPU, where XLA keeps what its autotuner measured.
 
         A program that changed then measures only products that are new, and a product is computed by the same kernel
         after every start; without it kernels, and so the last bits, may differ (xla#37902). JAX sets it only for its
         own compilation cache.
         """
+        if self.placement.platform == "cpu":
+            return CPU_OPTIONS
         if self._files is None or self.placement.platform != "gpu":
             return {}
         directory = self._files.tuning_directory()

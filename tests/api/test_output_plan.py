@@ -63,7 +63,7 @@ def test_a_planner_elsewhere_compiles_the_grammar_of_a_plain_spec_for_itself(mak
 def test_grammars_are_compiled_and_kept_within_the_engine_s_limits(make_planner):
     hurried, _ = make_planner(grammar_compile_timeout_s=0.0001)
     with pytest.raises(InvalidParameter, match=r"it took longer than 0.0001 s"):
-        hurried.plan(replace(FREE, structured_outputs=Wanted(regex="a+")))
+        hurried.plan(replace(FREE, structured_outputs=Wanted(choice=[f"word {i}" for i in range(5000)])))
     forgetful, _ = make_planner(grammar_cache_entries=1)
     first, again = (forgetful.plan(replace(FREE, structured_outputs=Wanted(regex="a+"))).grammar for _ in range(2))
     assert first is again

@@ -3,6 +3,7 @@
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from jax import jit
 
@@ -53,14 +54,20 @@ def test_what_a_gpus_autotuner_measured_is_kept_beside_the_programs(tmp_path):
     assert jit(lambda x: x + 1).lower(1.0).compile(compiler_options={option: directory})(1.0) == 2  # XLA knows it
 
 
-def test_nothing_is_tuned_on_a_cpu_nor_for_another_machine_nor_without_a_directory(tmp_path):
-    stores = (
-        store_on("cpu", CacheFiles(tmp_path)),
-        store_on("gpu", CacheFiles(tmp_path, "there")),
-        store_on("gpu", None),
-    )
+def test_nothing_is_tuned_for_another_machine_nor_without_a_directory(tmp_path):
+    stores = (store_on("gpu", CacheFiles(tmp_path, "there")), store_on("gpu", None))
     assert all(store.compiler_options == {} for store in stores)
     assert not any(tmp_path.iterdir())
+
+
+def test_the_sum_of_a_row_on_a_cpu_does_not_depend_on_the_number_of_rows(tmp_path):
+    options = store_on("cpu", CacheFiles(tmp_path)).compiler_options
+    x_RW = np.random.default_rng(0).normal(size=(64, 896)).astype(np.float32)
+    sums = [
+        jit(lambda x_RW: x_RW.sum(-1)).lower(x_RW[:rows]).compile(compiler_options=options)(x_RW[:rows])
+        for rows in (1, 8, 64)
+    ]
+    assert len({float(sum_R[0]) for sum_R in sums}) == 1 and len({float(sum_R[-1]) for sum_R in sums}) == 3
 
 
 CPUINFO = "processor : 0\nmodel name : {model}\nflags : {flags}\ncpu MHz : {mhz}\n"

@@ -21,15 +21,18 @@ pytestmark = pytest.mark.skipif(library.find_compiler() is None, reason="no C co
 SHARED = [int(n) for n in np.random.default_rng(5).integers(0, 256, 90)]
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """Widths that are no whole blocks, and wide enough that a product takes several."""
-    directory = tmp_path_factory.mktemp("packed")
-    wide = {"hidden_size": 144, "intermediate_size": 200, "head_dim": 32, "num_hidden_layers": 2, "vocab_size": 300}
+def write_model(directory, width):
+    wide = {"hidden_size": width, "intermediate_size": 200, "head_dim": 32, "num_hidden_layers": 2, "vocab_size": 300}
     config = tiny_config("llama") | wide
     (directory / "config.json").write_text(json.dumps(config))
     save_file(random_weights(config, seed=3), directory / "model.safetensors")
     return directory
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """Widths that are no whole blocks, and wide enough that a product takes several."""
+    return write_model(tmp_path_factory.mktemp("packed"), 144)
 
 
 def make(model, **how):
@@ -76,6 +79,13 @@ def test_tokens_do_not_depend_on_the_crowd_nor_on_how_a_prompt_is_cut(built):
     alone = [answers(built, [request], prefix_caching=False)[0][0] for request in requests]
     for chunk in (16, 64):
         assert [tokens for tokens, _ in answers(built, requests, chunk=chunk)] == alone
+
+
+def test_no_bit_depends_on_the_crowd_where_it_has_thousands_of_activations(tmp_path):
+    """XLA's library adds arrays of 4,096 numbers and more in another order; see CPU_OPTIONS."""
+    built = make(write_model(tmp_path, 1024), quantization="int8")
+    requests = [(SHARED[:n], 10) for n in (30, 9, 33, 64, 50, 17, 5, 40)]
+    assert answers(built, requests[:1], prefix_caching=False) == answers(built, requests, prefix_caching=False)[:1]
 
 
 def test_the_table_at_the_start_tells_size_and_kind(built, plain):

@@ -43,7 +43,7 @@ def test_the_key_comes_before_everything_else(smol, http):
     assert http.options(CHAT, headers=preflight).status_code == 400  # for its origin, not for a key
 
 
-@pytest.mark.parametrize("path", ["/nowhere", "/v1/nowhere", "/v1/embeddings", "/v1/score", "/v1/rerank"])
+@pytest.mark.parametrize("path", ["/nowhere", "/v1/nowhere", "/v1/audio/speech"])
 def test_what_is_not_here(ask, path):
     assert kinds(ask.post(path, {}), 404) == "NotFoundError"
 
