@@ -95,8 +95,8 @@ def open_model(
     checkpoint = open_checkpoint(path)
     model_config = merge_overrides(checkpoint.config, config.hf_overrides or {})
     config_name = f"config.json, made from {checkpoint.path.name}" if holds_blocks(checkpoint) else "config.json"
-    task = find_task(config, model_config, path)
     with blame_model_files(config_name):
+        task = find_task(config, model_config, path)
         architecture = _find_architecture(model_config, task)
         spec = architecture.spec(model_config, config_name)
     _check_size(spec, placement)

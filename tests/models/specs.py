@@ -63,9 +63,10 @@ SIZES = {
     *((LayerSpec, name) for name in ("attention", "mlp")),
     (MLPSpec, "hidden"),
     (LayerSpec, "is_beside_previous"),
+    (DecoderSpec, "num_labels"),
 }
-"""Fields that are sizes, names or other specs, which every spec has, and one that Falcon-H1 shows, since it concerns
-the layer before, too."""
+"""Fields that are sizes, names or other specs, which every spec has; one that Falcon-H1 shows, since it concerns the
+layer before, too; and the score head of models that classify, which has no logits and is shown in tests/pooling."""
 
 CHANGES: dict[type, list[dict[str, Any]]] = {
     DecoderSpec: [

@@ -21,7 +21,7 @@ async def test_every_error_has_the_four_keys(api):
 
 
 async def test_unknown_paths_and_methods_use_the_error_object(api):
-    missing, wrong = await api.get("/v1/embeddings"), await api.call("DELETE", PATH)
+    missing, wrong = await api.get("/v1/nowhere"), await api.call("DELETE", PATH)
     assert (missing.status, missing.error["type"]) == (404, "NotFoundError")
     assert (wrong.status, wrong.error["type"]) == (405, "Method Not Allowed")
     assert "POST" in wrong.headers["Allow"]
