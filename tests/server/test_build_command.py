@@ -32,7 +32,11 @@ def fails(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
         (["--target", "cpu", "m", "{new}", "--port", "1"], cli.EX_USAGE, "--port"),
         (["--target", "cpu", "m", "{new}", "--block-size", "3"], cli.EX_CONFIG, "block_size must be a power of two"),
         (["--target", "v6e-1", "m", "{new}", "--quantization", "blocks"], cli.EX_CONFIG, "has no products on a tpu"),
-        (["--target", "h200x1", "m", "{new}", "--weights", "--quantization", "blocks"], cli.EX_CONFIG, "int8 or fp8 or int4."),
+        (
+            ["--target", "h200x1", "m", "{new}", "--weights", "--quantization", "blocks"],
+            cli.EX_CONFIG,
+            "int8 or fp8 or int4.",
+        ),
         (["--target", "v6e-1", "m", "{new}", "--tensor-parallel-size", "4"], cli.EX_CONFIG, "at most 1"),
     ],
 )
