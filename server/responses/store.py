@@ -87,9 +87,10 @@ class ResponseStore:
     Those that are still being generated stay: the queue limits them. One that alone is too large is not kept.
     """
 
-    def __init__(self, config: ServerConfig, now_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, config: ServerConfig, now_s: Callable[[], float] | None = None) -> None:
+        """now_s: the clock; None is the time since the machine has started."""
         self._max_size, self._max_bytes = config.responses_store_size, config.responses_store_bytes
-        self._max_age_s, self._now_s = config.responses_store_age_s, now_s
+        self._max_age_s, self._now_s = config.responses_store_age_s, now_s or time.monotonic
         self._by_id: dict[tuple[str, str], StoredResponse] = {}
         self._claimed: set[tuple[str, str]] = set()
         self.num_bytes = 0

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 import server.generation
+import server.unsent_output
 from jaxserve.cache.manager import CacheManager
 from jaxserve.cache.prefix import CacheContext
 from jaxserve.engine.engine import Engine
@@ -63,8 +64,10 @@ def a_client_that_leaves_is_not_unsubscribed(patch: Patch) -> None:
 
 def the_first_of_merged_deltas_is_lost(patch: Patch) -> None:
     """A reader that is behind gets less text."""
-    merge = server.generation.merge_deltas
-    patch.setattr(server.generation, "merge_deltas", lambda deltas: merge(deltas[-1:] if len(deltas) > 2 else deltas))
+    merge = server.unsent_output.merge_deltas
+    patch.setattr(
+        server.unsent_output, "merge_deltas", lambda deltas: merge(deltas[-1:] if len(deltas) > 2 else deltas)
+    )
 
 
 def a_waiting_request_is_lost_at_a_rebuild(patch: Patch) -> None:

@@ -24,6 +24,7 @@ REPLACED: dict[str, tuple[str, ...]] = {
     "server.lifecycle": (THREADING, PROCESS),
     "server.middleware": (TIME,),
     "server.replies": (TIME, SECRETS),
+    "server.responses.store": (TIME,),
 }
 
 
