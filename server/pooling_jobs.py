@@ -13,7 +13,14 @@ from server.config import ServerConfig
 from server.replies import now_s
 from server.request_reader import HostWork
 from server.schemas.checks import check_cache_salt, check_label
-from server.schemas.pooling import MAX_INPUTS, EmbeddingRequest, InputRequest, PooledRequest, RerankRequest
+from server.schemas.pooling import (
+    MAX_INPUTS,
+    EmbeddingRequest,
+    InputRequest,
+    PooledRequest,
+    RerankRequest,
+    ScoreRequest,
+)
 from server.schemas.template import check_messages, merge_template_kwargs
 from server.state import ServerState
 
@@ -81,6 +88,14 @@ def check_pooled(request: PooledRequest) -> None:
     for name in ("request_id", "user"):
         check_label(name, getattr(request, name))
     check_cache_salt(request.cache_salt)
+
+
+def check_score(request: ScoreRequest) -> None:
+    """Check the body of a request about pairs of texts. Raises InvalidParameter about the field at fault."""
+    check_pooled(request)
+    for name, texts in (("text_1", request.text_1), ("text_2", request.text_2)):
+        if isinstance(texts, list) and len(texts) > MAX_INPUTS:
+            raise InvalidParameter(f"{name} has {len(texts)} texts; at most {MAX_INPUTS} are allowed.", name)
 
 
 def check_input(request: InputRequest) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import orjson
@@ -18,7 +18,8 @@ from server.schemas.pooling import EmbeddingRequest
 if TYPE_CHECKING:
     from jaxserve import PoolingTask
 
-LARGE_NUMBERS = 32 * 1024  # of a reply; writing them takes some milliseconds
+T = TypeVar("T")
+LARGE_NUMBERS = 32 * 1024  # of a reply; what is made of them takes some milliseconds
 
 
 def make_list(result: PooledResult, data: Sequence[dict[str, Any]], *, shows_cached_tokens: bool) -> dict[str, Any]:
@@ -81,19 +82,20 @@ def make_ranking(
     return {"id": result.id, "model": result.model, "usage": {"total_tokens": result.num_tokens}, "results": results}
 
 
-async def send_numbers(body: dict[str, Any], num_numbers: int, headers: dict[str, str]) -> Response:
-    """Make a JSON reply with numpy's numbers, in a thread if they are many."""
-    text = _dump(body) if num_numbers <= LARGE_NUMBERS else await asyncio.to_thread(_dump, body)
+async def compute(function: Callable[[], T], arrays: Sequence[Any]) -> T:
+    """Return what a function makes of arrays, in a thread if they have many numbers."""
+    num_numbers = sum(int(np.size(array)) for array in arrays)
+    return function() if num_numbers <= LARGE_NUMBERS else await asyncio.to_thread(function)
+
+
+def dump(body: dict[str, Any]) -> bytes:
+    """Write a body with numpy's numbers as JSON."""
+    return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def make_response(text: bytes, headers: dict[str, str]) -> Response:
+    """Make the reply with a body that is written."""
     response = Response(text, 200, content_type="application/json")
     response.headers.update(headers)
     response.timeout = None
     return response
-
-
-def _dump(body: dict[str, Any]) -> bytes:
-    return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
-
-
-def count_numbers(arrays: Sequence[Any]) -> int:
-    """Count the numbers of arrays."""
-    return sum(int(np.size(array)) for array in arrays)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from quart import Blueprint, Response
 
@@ -21,19 +22,21 @@ from server.pooling_jobs import (
     PooledResult,
     check_input,
     check_pooled,
+    check_score,
     make_params,
     parse_documents,
     run_pooling,
     translate_input,
 )
 from server.pooling_reply import (
-    count_numbers,
+    compute,
+    dump,
     make_classes,
     make_embeddings,
     make_list,
     make_pooled,
     make_ranking,
-    send_numbers,
+    make_response,
 )
 from server.schemas.pooling import ClassifyRequest, EmbeddingRequest, PooledRequest, RerankRequest, ScoreRequest
 from server.state import ServerState
@@ -63,18 +66,18 @@ def make_blueprint(state: ServerState) -> Blueprint:
         task = state.llm.get_pooling_task("classify", "score")
         inputs = await translate_input(request, task, state, work)
         result = await run_pooling(state, request, inputs, make_params(request), "classify-", _text_field(request))
-        return await _send_list(state, result, make_classes(result, task))
+        return await _send_list(state, result, partial(make_classes, result, task))
 
     @routes.post("/score")
     @routes.post("/v1/score")
     async def score() -> Response:
         """Score pairs of texts."""
-        request, _ = await state.reader.read(ScoreRequest, check_pooled)
+        request, _ = await state.reader.read(ScoreRequest, check_score)
         task = state.llm.get_pooling_task("embed", "score")
         pairs = pair_texts(request.text_1, request.text_2)
         result, scores = await _score(state, request, pairs, task, "score-", "text_2")
         data = [{"index": index, "object": "score", "score": each} for index, each in enumerate(scores)]
-        return await _send_list(state, result, data)
+        return await _send_list(state, result, lambda: data)
 
     @routes.post("/rerank")
     @routes.post("/v1/rerank")
@@ -104,7 +107,7 @@ async def _pool(state: ServerState, *, is_embedding: bool) -> Response:
     prefix = "embd-" if is_embedding else "pool-"
     result = await run_pooling(state, request, inputs, make_params(request), prefix, _text_field(request))
     make = make_embeddings if is_embedding else make_pooled
-    return await _send_list(state, result, make(result, request, task))
+    return await _send_list(state, result, partial(make, result, request, task))
 
 
 async def _score(
@@ -124,13 +127,25 @@ async def _score(
     place = {text: index for index, text in enumerate(dict.fromkeys(text for pair in pairs for text in pair))}
     result = await run([TextPrompt(text) for text in place])
     vectors = [delta.pooled for delta in result.deltas]
-    return result, [compute_cosine(vectors[place[first]], vectors[place[second]]) for first, second in pairs]
+    places = [(place[first], place[second]) for first, second in pairs]
+
+    def score() -> list[float]:
+        return [compute_cosine(vectors[first], vectors[second]) for first, second in places]
+
+    return result, await compute(score, vectors)
 
 
-async def _send_list(state: ServerState, result: PooledResult, data: list[dict[str, object]]) -> Response:
-    body = make_list(result, data, shows_cached_tokens=state.config.enable_prompt_tokens_details)
-    num_numbers = count_numbers([delta.pooled for delta in result.deltas])
-    return await send_numbers(body, num_numbers, state.get_load_headers())
+async def _send_list(
+    state: ServerState, result: PooledResult, make_data: Callable[[], list[dict[str, Any]]]
+) -> Response:
+    """Make the reply with one entry for each input. Nothing large is made of vectors on the event loop."""
+    shows_cached_tokens = state.config.enable_prompt_tokens_details
+
+    def write() -> bytes:
+        return dump(make_list(result, make_data(), shows_cached_tokens=shows_cached_tokens))
+
+    text = await compute(write, [delta.pooled for delta in result.deltas])
+    return make_response(text, state.get_load_headers())
 
 
 def _text_field(request: EmbeddingRequest | ClassifyRequest) -> str:

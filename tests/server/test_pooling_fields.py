@@ -1,6 +1,7 @@
 """The routes of models that pool, field by field: what becomes of a request, and what a wrong one is told."""
 
 import base64
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxserve.models.pooling_spec import PoolingSpec
+from server import pooling_reply
 from tests.fake_llm import BOS, FakeLLM
 from tests.server.api import Api
 from tests.server.pooling_llm import CLASSIFIER, EMBEDDER, SCORER, PoolingLLM
@@ -149,10 +151,28 @@ async def test_pairs_are_one_with_one_or_many_or_each_with_its_own(route: str) -
         reply = await api.post(route, {"text_1": text_1, "text_2": text_2})
         scores = [entry["score"] for entry in reply.json["data"]]
         np.testing.assert_allclose(scores, [1 / (1 + np.exp(-ord(letter) / 100)) for letter in expected], rtol=1e-5)
-    for wrong in ({"text_1": ["a", "b"]}, {"text_1": ["a", "b", "c"]}, {"text_1": ""}, {"text_2": []}, {"text_2": [1]}):
+    wrongs: list[dict[str, Any]] = [{"text_1": each} for each in (["a", "b"], ["a", "b", "c"], "", ["a"] * 2049)]
+    wrongs += [{"text_2": each} for each in ([], [1], ["b"] * 2049)]
+    for wrong in wrongs:
         reply = await api.post(route, {"text_1": "a", "text_2": ["b", "c", "d", "e"], **wrong})
         assert reply.status == 400, wrong
         assert reply.error["param"] == next(iter(wrong))
+
+
+@pytest.mark.parametrize(("limit", "is_main"), [(3, False), (10**6, True)])
+async def test_what_is_made_of_many_numbers_is_made_in_a_thread(
+    limit: int, is_main: bool, embedder: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads, make = [], pooling_reply.make_embedding
+
+    def record(*arguments: Any, **options: Any) -> np.ndarray:
+        threads.append(threading.current_thread())
+        return make(*arguments, **options)
+
+    monkeypatch.setattr(pooling_reply, "LARGE_NUMBERS", limit)
+    monkeypatch.setattr(pooling_reply, "make_embedding", record)
+    await embedder.post("/v1/embeddings", {"input": ["a", "b", "c"]})
+    assert [thread is threading.main_thread() for thread in threads] == [is_main] * 3
 
 
 async def test_a_model_that_embeds_scores_by_the_cosine(embedder: Api) -> None:
