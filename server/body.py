@@ -22,14 +22,14 @@ from jaxserve import load_exact_json
 from server.chunk_sizes import ChunkSizes
 from server.config import ServerConfig
 from server.errors import RETRY_AFTER_S, ApiError, reason_phrase
-from server.json_nodes import has_more_nodes
+from server.json_nodes import MAX_SHARE_CONTAINERS, MAX_SHARE_MEMBERS, has_more_nodes
 
 CHUNK_SIZES_KEY = "jaxserve.chunk_sizes"  # where the transport leaves a chunked body's ChunkSizes, in the scope's state
 MAX_DEPTH = 128
 # Numbers that orjson may change: more digits than a double has, or an exponent of three digits.
 _LONG_NUMBER = re.compile(rb"[0-9.]{16,}|[0-9][eE][+-]?[0-9]{3}")
 _LONGEST_MATCH = 16  # bytes from whose first one on a match can be told
-_SLICE_BYTES = 1 << 20
+_SLICE_BYTES = 1 << 16  # of a search for whose time, some milliseconds, no other thread runs
 
 
 class BodyMeter:
@@ -141,14 +141,16 @@ async def _receive_body(request: Request, config: ServerConfig) -> bytes:
 def parse_json(data: bytes, max_nodes: int) -> dict[str, Any]:
     """Parse the JSON object in `data`; of a repeated key the last value counts.
 
-    max_nodes: most values in it, those of arrays and objects included; at most a quarter of them are arrays or objects.
+    max_nodes: most values in it, those of arrays and objects included; at most a quarter of them are members of
+    objects, and an eighth arrays or objects.
     A byte order mark is ignored, as RFC 8259, section 8.1 allows: some clients of .NET and PowerShell write one.
 
     Raises ApiError (400) if it is no JSON object, nested deeper than MAX_DEPTH, or has too many values.
     """
     data = data.removeprefix(BOM_UTF8)
     if has_more_nodes(data, max_nodes):
-        reason = f"JSON has more than {max_nodes} values, or more than {max_nodes // 4} arrays and objects"
+        members, containers = max_nodes // MAX_SHARE_MEMBERS, max_nodes // MAX_SHARE_CONTAINERS
+        reason = f"JSON has more than {max_nodes} values, {members} members, or {containers} arrays and objects"
         raise make_validation_error([f"body: {reason} (--max-json-nodes); send less at once"], "body")
     try:
         with _without_garbage_collection():

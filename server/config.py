@@ -116,7 +116,10 @@ class ServerConfig:
     fingerprint_value: str | None = option(None, "the system_fingerprint of mode custom")
     max_body_bytes: int = option(64 * MIB, "largest request body", group="limits of requests")
     max_inflight_body_bytes: int = option(256 * MIB, "bytes of the bodies of all requests, until they are answered")
-    max_json_nodes: int = option(1 << 20, "most values in a request body; a quarter of them may be arrays and objects")
+    max_json_nodes: int = option(
+        1 << 20,
+        "most values in a request body; a quarter of them may be members of objects, an eighth arrays and objects",
+    )
     body_timeout_s: float = option(60.0, "seconds in which a request body must be complete")
     max_header_bytes: int = option(32 * 1024, "largest request head")
     max_headers: int = option(100, "most headers of a request")

@@ -1,32 +1,50 @@
 """Counts the values of a JSON text before it is parsed, at the speed of reading it.
 
 A value of two bytes costs some sixty once it is parsed, and the time of every check that walks over it, so a limit of
-bytes alone does not limit the work.
+bytes alone does not limit the work. No other thread runs while one is parsed: an item takes 0.05 us, the member of an
+object with a key of its own 0.4, and an object 1.2, so that there may be fewest of these.
 """
 
 import re
+from typing import NamedTuple
 
+MAX_SHARE_MEMBERS = 4  # one in so many values may be a member of an object
+MAX_SHARE_CONTAINERS = 8  # and one in so many an array or object
 _SLICE_BYTES = 256 * 1024  # for whose time, about 10 ms, no other thread runs
 _IN_STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 _STRING = re.compile(rb'"' + _IN_STRING.pattern + rb'"', re.DOTALL)
 _WHOLE_STRINGS = re.compile(rb'(?:[^"]++|' + _STRING.pattern + rb")*+", re.DOTALL)
 
 
+class _Counts(NamedTuple):
+    containers: int = 0
+    commas: int = 0
+    colons: int = 0
+
+    def add(self, other: "_Counts") -> "_Counts":
+        return _Counts(*map(sum, zip(self, other, strict=True)))
+
+    def exceed(self, max_nodes: int) -> bool:
+        """Tell whether these are more than max_nodes values, or too many members or containers beside it."""
+        has_many_members = self.colons > max_nodes // MAX_SHARE_MEMBERS
+        has_many_containers = self.containers > max_nodes // MAX_SHARE_CONTAINERS
+        return self.containers + self.commas > max_nodes or has_many_members or has_many_containers
+
+
 def has_more_nodes(data: bytes, max_nodes: int) -> bool:
-    """Tell whether a JSON text has more than max_nodes values, or a quarter as many arrays and objects.
+    """Tell whether a JSON text has more than max_nodes values, or their shares of members, or of arrays and objects.
 
     Each array, object, and item of one counts, and empty ones twice. What is no JSON may be counted as anything.
     """
-    if not _is_excess(*_count(data), max_nodes):  # with what strings hold
+    if not _count(data).exceed(max_nodes):  # with what strings hold
         return False
-    num_containers = num_commas = position = 0
+    counts, position = _Counts(), 0
     while position < len(data):
         end = min(position + _SLICE_BYTES, len(data))
         # Without a string that goes on behind the slice: each quote in it would be tried as the start of a string.
         whole_end = _end_of_match(_WHOLE_STRINGS, data, position, end)
-        more_containers, more_commas = _count(_STRING.sub(b"", data[position:whole_end]))
-        num_containers, num_commas = num_containers + more_containers, num_commas + more_commas
-        if _is_excess(num_containers, num_commas, max_nodes):
+        counts = counts.add(_count(_STRING.sub(b"", data[position:whole_end])))
+        if counts.exceed(max_nodes):
             return True
         position = end if whole_end == end else _skip_string(data, whole_end + 1)
     return False
@@ -47,9 +65,5 @@ def _end_of_match(pattern: re.Pattern[bytes], data: bytes, start: int, end: int)
     return match.end() if match else start
 
 
-def _count(data: bytes) -> tuple[int, int]:
-    return data.count(b"[") + data.count(b"{"), data.count(b",")
-
-
-def _is_excess(num_containers: int, num_commas: int, max_nodes: int) -> bool:
-    return num_containers + num_commas > max_nodes or num_containers > max_nodes // 4
+def _count(data: bytes) -> _Counts:
+    return _Counts(data.count(b"[") + data.count(b"{"), data.count(b","), data.count(b":"))

@@ -9,24 +9,24 @@ from hypothesis import strategies as st
 from server import json_nodes
 from server.json_nodes import has_more_nodes
 
-TEXTS = st.text(alphabet=['"', "\\", ",", "[", "{", "a", "\n", "é"], max_size=20)
+TEXTS = st.text(alphabet=['"', "\\", ",", "[", "{", ":", "a", "\n", "é"], max_size=20)
 VALUES = st.recursive(TEXTS | st.integers() | st.none(), lambda inner: st.lists(inner) | st.dictionaries(TEXTS, inner))
 
 
 def count(value):
-    """The containers and the commas of a value, in the plainest way."""
+    """The containers, the commas and the members of a value, in the plainest way."""
     if not isinstance(value, list | dict):
-        return 0, 0
+        return 0, 0, 0
     counts = [count(item) for item in (value.values() if isinstance(value, dict) else value)]
-    containers, commas = 1 + sum(one for one, _ in counts), sum(more for _, more in counts)
-    return containers, commas + max(0, len(value) - 1)
+    containers, commas, members = (sum(column) for column in zip((0, 0, 0), *counts, strict=True))
+    return containers + 1, commas + max(0, len(value) - 1), members + len(value) * isinstance(value, dict)
 
 
 @given(VALUES, st.integers(1, 40), st.booleans())
 def test_strings_are_not_counted_and_cuts_change_nothing(value, slice_bytes, ascii):
     text = json.dumps(value, ensure_ascii=ascii).encode()
-    containers, commas = count(value)
-    least = max(containers + commas, 4 * containers)
+    containers, commas, members = count(value)
+    least = max(containers + commas, 8 * containers, 4 * members)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_nodes, "_SLICE_BYTES", slice_bytes)
         assert not has_more_nodes(text, least)
@@ -43,7 +43,7 @@ def test_any_bytes_have_a_number(data):
 def test_the_limit_holds_for_every_kind_of_value(item):
     text = b"[" + b",".join([item] * 1000) + b"]"
     assert has_more_nodes(text, 500)
-    assert not has_more_nodes(text, 8000)
+    assert not has_more_nodes(text, 8008)
 
 
 async def test_a_body_of_too_many_values_is_refused_and_the_flag_named(make_api):
