@@ -21,6 +21,7 @@ from server.responses.background import BackgroundRun
 from server.responses.checks import ID_PREFIX
 from server.responses.items import Item
 from server.responses.mapper import MappedRequest, map_request
+from server.responses.references import is_reference, resolve_references
 from server.responses.store import StoredResponse
 from server.responses.writer import ResponsesWriter
 from server.schemas.responses import ResponsesRequest
@@ -53,6 +54,7 @@ class _ResponsesCall:
         """Make the response."""
         if self._request.previous_response_id is not None:
             self._read_history(self._request.previous_response_id)
+        self._read_references()
         mapped = await self._work.run(partial(map_request, self._request, self._history, self._state.config))
         answer = self._answer_later if self._request.background else self._answer_now
         return add_names_header(await answer(mapped), IGNORED_TOOLS_HEADER, mapped.tools.ignored)
@@ -65,6 +67,16 @@ class _ResponsesCall:
         self._history = entry.conversation
         self._history_bytes = entry.item_bytes + entry.output_bytes
         self._work.add_bytes(self._history_bytes)
+
+    def _read_references(self) -> None:
+        """Put the items of kept responses in the places of references to them."""
+        items = self._request.input
+        if isinstance(items, str) or not any(map(is_reference, items)):
+            return
+        find = partial(self._state.responses.find_holder, self._owner)
+        resolved, holders = resolve_references(items, find)
+        self._request = self._request.model_copy(update={"input": resolved})
+        self._work.add_bytes(sum(holder.output_bytes for holder in holders))
 
     async def _answer_now(self, mapped: MappedRequest) -> Response:
         def keep(response: dict[str, Any]) -> None:

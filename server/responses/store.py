@@ -73,6 +73,10 @@ class StoredResponse:
         """Whether it is still being generated."""
         return self.response["status"] in ("queued", "in_progress")
 
+    def find_item(self, item_id: str) -> Item:
+        """Return an item of its output, which must be there."""
+        return next(item for item in self.response["output"] if item["id"] == item_id)
+
     def measure(self) -> int:
         """Measure the response, and return how many bytes it has more than before."""
         before = self.response_bytes
@@ -92,6 +96,7 @@ class ResponseStore:
         self._max_size, self._max_bytes = config.responses_store_size, config.responses_store_bytes
         self._max_age_s, self._now_s = config.responses_store_age_s, now_s or time.monotonic
         self._by_id: dict[tuple[str, str], StoredResponse] = {}
+        self._by_item_id: dict[tuple[str, str], StoredResponse] = {}  # of each item in their outputs
         self._claimed: set[tuple[str, str]] = set()
         self.num_bytes = 0
 
@@ -128,15 +133,20 @@ class ResponseStore:
             return False
         self._by_id[key] = entry
         self.num_bytes += entry.num_bytes
+        self._index_items(owner, entry)
         self._evict()
         return True
 
     def replace(self, owner: str, entry: StoredResponse, response: dict[str, Any]) -> None:
         """Replace the response of an entry by what has become of it."""
+        is_kept = self._by_id.get((owner, response["id"])) is entry
+        if is_kept:
+            self._unindex_items(owner, entry)
         entry.response = response
         num_bytes = entry.measure()
-        if self._by_id.get((owner, response["id"])) is entry:
+        if is_kept:
             self._count(entry, num_bytes)
+            self._index_items(owner, entry)
 
     def grow(self, owner: str, entry: StoredResponse, num_bytes: int) -> None:
         """Count bytes that a response that is kept has got.
@@ -164,6 +174,11 @@ class ResponseStore:
             message = f"There is no response {preview(response_id)}; responses are kept for a while only."
             raise ApiError(404, message, param=param)
         return entry
+
+    def find_holder(self, owner: str, item_id: str) -> StoredResponse | None:
+        """Return the response in whose output an item is; None if none is kept."""
+        self._evict()
+        return self._by_item_id.get((owner, item_id))
 
     def delete(self, owner: str, response_id: str) -> StoredResponse:
         """Forget a response and return it. Raises ApiError (404) if it is not kept."""
@@ -195,3 +210,11 @@ class ResponseStore:
         entry = self._by_id.pop(key, None)
         if entry is not None:
             self.num_bytes -= entry.num_bytes
+            self._unindex_items(key[0], entry)
+
+    def _index_items(self, owner: str, entry: StoredResponse) -> None:
+        self._by_item_id.update(((owner, item["id"]), entry) for item in entry.response["output"])
+
+    def _unindex_items(self, owner: str, entry: StoredResponse) -> None:
+        for item in entry.response["output"]:
+            self._by_item_id.pop((owner, item["id"]), None)

@@ -74,7 +74,7 @@ class ResponsesRequest(BaseModel):
     input: str | Annotated[list[dict[str, Any]], Field(fail_fast=True, max_length=MAX_INPUT_ITEMS)] = honoured(
         "A text, or items: messages, calls and their outputs, reasoning.",
         is_required=True,
-        note="text only",
+        note="text only; item_reference: of an item in the output of a kept response",
         test=_ITEMS,
     )
     model: str | None = same_as(ChatRequest, "model", test="test_responses.py::test_the_model_is_checked_as_for_chat")
@@ -195,6 +195,11 @@ class ResponsesRequest(BaseModel):
         "Options of the stream.", note="include_obfuscation: there is none", test=_NO_EFFECT
     )
     client_metadata: dict[str, Any] | None = no_effect("Of the client itself.", note="Codex sends it", test=_NO_EFFECT)
+    background_options: dict[str, Any] | None = no_effect(
+        "How soon a response in the background must be there.", note="it is generated at once", test=_NO_EFFECT
+    )
+    access_programs: Any = no_effect("Programs that grant access.", note="there are none", test=_NO_EFFECT)
+    image: dict[str, Any] | None = no_effect("Options of images.", note="there are none", test=_NO_EFFECT)
     prompt: dict[str, Any] | None = refused(
         "A stored prompt template.", note="there are no stored prompts; send instructions and input", test=_REFUSED
     )
