@@ -115,7 +115,7 @@ class ReasoningItem(OutputItem):
             yield self._event("reasoning_summary_text.delta", summary_index=0, delta=piece)
 
     def _open_parts(self) -> Iterator[ItemEvent]:
-        yield self._event("reasoning_part.added", content_index=0, part={"type": "reasoning_text", "text": ""})
+        yield self._event("content_part.added", content_index=0, part={"type": "reasoning_text", "text": ""})
         if self._options.has_summary:
             part = {"type": "summary_text", "text": ""}
             yield self._event("reasoning_summary_part.added", summary_index=0, part=part)
@@ -124,7 +124,7 @@ class ReasoningItem(OutputItem):
         text = self._block.text
         part = {"type": "reasoning_text", "text": text}
         yield self._event("reasoning_text.done", content_index=0, text=text)
-        yield self._event("reasoning_part.done", content_index=0, part=part)
+        yield self._event("content_part.done", content_index=0, part=part)
         self.json["content"] = [part]
         if self._options.has_summary:
             summary = {"type": "summary_text", "text": text}
