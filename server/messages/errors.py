@@ -19,6 +19,8 @@ _TYPES = {
     503: "overloaded_error",
     504: "timeout_error",
 }
+# What machines read of errors about some fields. With this one the SDK's tool runner sends all messages itself.
+_DETAILS = {"thread": {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}}
 
 
 def is_messages_path(path: str) -> bool:
@@ -28,7 +30,10 @@ def is_messages_path(path: str) -> bool:
 
 def make_messages_error(error: ApiError) -> dict[str, Any]:
     """Make the body of an error. The message of an error about a field names that."""
-    return make_error_body(_TYPES.get(error.status, "api_error"), truncate(error.message))
+    body = make_error_body(_TYPES.get(error.status, "api_error"), truncate(error.message))
+    if error.param in _DETAILS:
+        body["error"]["details"] = _DETAILS[error.param]
+    return body
 
 
 def make_error_body(kind: str, message: str) -> dict[str, Any]:

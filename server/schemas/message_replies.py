@@ -41,7 +41,7 @@ class MessageUsage(TypedDict):
 
     input_tokens: Annotated[int, describe("Without those that were cached.")]
     cache_creation_input_tokens: Literal[0]
-    cache_read_input_tokens: Annotated[int, describe("0 without --enable-prompt-tokens-details.")]
+    cache_read_input_tokens: Annotated[int, describe("0 with --no-enable-prompt-tokens-details.")]
     output_tokens: int
 
 
@@ -59,10 +59,11 @@ class MessageReply(TypedDict):
 
 
 class MessageErrorDetails(TypedDict):
-    """The kind of an error, and a sentence about it."""
+    """The kind of an error, a sentence about it, and of some what machines read."""
 
     type: str
     message: str
+    details: NotRequired[dict[str, Any]]
 
 
 class MessageError(TypedDict):

@@ -10,7 +10,7 @@ from server.schemas.fields import honoured, no_effect, refused, same_as
 from server.schemas.limits import max_model_len
 
 THINKING_TYPES = ("enabled", "disabled", "adaptive")
-THINKING_DISPLAYS = ("summarized", "omitted")
+THINKING_DISPLAYS = ("summarized", "omitted", "updates")
 TOOL_CHOICE_TYPES = ("auto", "any", "tool", "none")
 MIN_THINKING_BUDGET = 1024
 _PARAMETERS = "test_messages_fields.py::test_a_field_becomes_that_of_chat"
@@ -38,7 +38,7 @@ class ThinkingOptions(NestedModel):
 
     type: str = honoured(is_required=True, note="adaptive: as the template has it", test=_THINKING)
     budget_tokens: Int | None = honoured(note="of models that reason", test=_THINKING)
-    display: str | None = honoured(note="omitted: thinking is only in the signature", test=_THINKING)
+    display: str | None = honoured(note="omitted: thinking is only in the signature; else it is shown", test=_THINKING)
 
 
 class OutputFormat(NestedModel):
@@ -100,6 +100,7 @@ class CountTokensRequest(BaseModel):
         "Removal of old thinking and results.", note="the template shows what it shows", test=_NO_EFFECT
     )
     speed: str | None = no_effect("Speed of the answer.", note="there is one", test=_NO_EFFECT)
+    billing_policy: dict[str, Any] | None = no_effect("Who pays.", note="nobody does here", test=_NO_EFFECT)
     mcp_servers: list[Any] | None = refused("Servers of tools.", note="tools are called by clients here", test=_REFUSED)
 
 
@@ -129,8 +130,22 @@ class MessagesRequest(CountTokensRequest):
     service_tier: str | None = no_effect("Kind of service.", note="there is one", test=_NO_EFFECT)
     inference_geo: str | None = no_effect("Region of the computation.", note="it is here", test=_NO_EFFECT)
     diagnostics: dict[str, Any] | None = no_effect("Reasons of cache misses.", note="none are told", test=_NO_EFFECT)
+    fallbacks: str | list[Any] | None = no_effect(
+        "Models that answer if this one declines.", note="none declines for reasons of policy", test=_NO_EFFECT
+    )
+    fallback_credit_token: str | dict[str, Any] | None = no_effect(
+        "Credit of a request that was declined.", note="none is", test=_NO_EFFECT
+    )
     container: str | dict[str, Any] | None = refused(
         "Container of tools.", note="tools are called by clients here", test=_REFUSED
+    )
+    compaction: dict[str, Any] | None = refused(
+        "Summary of the conversation instead of an answer.", note="ask for one in words", test=_REFUSED
+    )
+    thread: dict[str, Any] | None = refused(
+        "Conversation that the server keeps.",
+        note="send all messages, as the SDK's tool runner does then by itself",
+        test="test_messages_fields.py::test_a_thread_is_refused_as_the_sdk_expects_it",
     )
 
     @property

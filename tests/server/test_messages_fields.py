@@ -44,6 +44,9 @@ async def test_a_field_becomes_that_of_chat(api, field, value, parameter, expect
         "speed": "fast",
         "inference_geo": "eu",
         "diagnostics": {"previous_message_id": None},
+        "billing_policy": {"type": "x"},
+        "fallbacks": [{"model": "claude"}],
+        "fallback_credit_token": "x",
         "no_such_field": 1,
     }.items(),
 )
@@ -51,10 +54,24 @@ async def test_what_has_no_effect_changes_nothing(api, field, value):
     assert asdict((await get_ready(api)).params) == asdict((await get_ready(api, **{field: value})).params)
 
 
-@pytest.mark.parametrize(("field", "value"), {"mcp_servers": [{"type": "url"}], "container": "c"}.items())
+@pytest.mark.parametrize(
+    ("field", "value"),
+    {
+        "mcp_servers": [{"type": "url"}],
+        "container": "c",
+        "compaction": {"type": "x"},
+        "thread": {"type": "create"},
+    }.items(),
+)
 async def test_what_is_not_offered_is_refused_by_name(api, field, value):
     reply = await api.message(**{field: value})
     assert reply.status == 400 and reply.error["message"].startswith(f"{field} is not supported yet")
+
+
+async def test_a_thread_is_refused_as_the_sdk_expects_it(api):
+    error = (await api.message(thread={"type": "create"})).error
+    assert error["details"] == {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
+    assert "details" not in (await api.message(container="c")).error
 
 
 async def test_thinking_is_switched_and_limited(make_api):
@@ -64,7 +81,7 @@ async def test_thinking_is_switched_and_limited(make_api):
     assert api.llm.rendered[-1]["template_kwargs"] == {"enable_thinking": True, "thinking": True}
     ready = await get_ready(api, thinking={"type": "disabled"})
     assert not api.llm.rendered[-1]["template_kwargs"]["enable_thinking"] and ready.params.thinking_token_budget is None
-    await get_ready(api, thinking={"type": "adaptive"})
+    await get_ready(api, thinking={"type": "adaptive", "display": "updates"})
     assert api.llm.rendered[-1]["template_kwargs"] == {}
     plain = make_api(llm=FakeLLM(max_model_len=10_000))
     ready = await get_ready(plain, **LONG, thinking={"type": "enabled", "budget_tokens": 2000})
