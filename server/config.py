@@ -107,7 +107,7 @@ class ServerConfig:
     )
     enable_request_id_headers: bool = option(False, "answer every request with an X-Request-Id header")
     enable_force_include_usage: bool = option(False, "send usage in every stream")
-    enable_prompt_tokens_details: bool = option(False, "return in usage how many prompt tokens were cached")
+    enable_prompt_tokens_details: bool = option(True, "return in usage how many prompt tokens were cached")
     enable_server_load_tracking: bool = option(False, "count running requests for /load")
     return_tokens_as_token_ids: bool = option(False, "write tokens in logprobs as token_id:N")
     sse_keep_alive_interval: float = option(15.0, "seconds of silence before a comment line in a stream; 0: never")

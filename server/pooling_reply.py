@@ -26,7 +26,7 @@ def make_list(result: PooledResult, data: Sequence[dict[str, Any]], *, shows_cac
     """Make the body of a reply with one entry for each input."""
     num_tokens = result.num_tokens
     usage: dict[str, Any] = {"prompt_tokens": num_tokens, "total_tokens": num_tokens, "completion_tokens": 0}
-    if shows_cached_tokens:
+    if shows_cached_tokens and result.num_cached_tokens:
         usage["prompt_tokens_details"] = {"cached_tokens": result.num_cached_tokens}
     head = {"id": result.id, "object": "list", "created": result.created, "model": result.model}
     return {**head, "data": data, "usage": usage}

@@ -13,7 +13,7 @@ class PoolingUsage(TypedDict):
     prompt_tokens: int
     total_tokens: int
     completion_tokens: Literal[0]
-    prompt_tokens_details: NotRequired[Annotated[dict[str, int], describe("With --enable-prompt-tokens-details.")]]
+    prompt_tokens_details: NotRequired[Annotated[dict[str, int], describe("If some were cached.")]]
 
 
 class EmbeddingJson(TypedDict):

@@ -52,18 +52,18 @@ async def test_choices_are_sorted_and_the_prompt_counts_once(make_api):
     assert (body["usage"]["prompt_tokens"], body["usage"]["completion_tokens"]) == (5, 5)
 
 
-async def test_usage_shows_cached_tokens_when_told_to(make_api):
+async def test_usage_shows_cached_tokens_unless_told_not_to(make_api):
     llm = FakeLLM()
     llm.cached_tokens = 4
-    usage = (await make_api(llm=llm, enable_prompt_tokens_details=True).chat()).json["usage"]
+    usage = (await make_api(llm=llm).chat()).json["usage"]
     assert usage == {
         "prompt_tokens": 5,
         "completion_tokens": 11,
         "total_tokens": 16,
         "prompt_tokens_details": {"cached_tokens": 4},
     }
-    plain = await make_api(llm=llm).chat()
-    assert plain.json["usage"]["prompt_tokens_details"] is None
+    hidden = await make_api(llm=llm, enable_prompt_tokens_details=False).chat()
+    assert hidden.json["usage"]["prompt_tokens_details"] is None
 
 
 class TestId:

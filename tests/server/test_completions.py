@@ -222,7 +222,7 @@ async def test_prompt_logprobs_live_in_the_choice(api):
 async def test_cached_tokens_sum_over_prompts(make_api):
     llm = FakeLLM()
     llm.cached_tokens = 1
-    api = make_api(llm=llm, enable_prompt_tokens_details=True)
+    api = make_api(llm=llm)
     usage = (await body_of(api, prompt=["a", "b"]))["usage"]
     assert usage["prompt_tokens_details"] == {"cached_tokens": 2}
 

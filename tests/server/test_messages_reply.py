@@ -92,9 +92,9 @@ async def test_why_it_stopped(api):
 async def test_cached_tokens_are_not_input_tokens(make_api):
     llm = FakeLLM()
     llm.cached_tokens = 4
-    usage = (await make_api(llm=llm, enable_prompt_tokens_details=True).message()).json["usage"]
+    usage = (await make_api(llm=llm).message()).json["usage"]
     assert (usage["input_tokens"], usage["cache_read_input_tokens"]) == (1, 4)
-    hidden = (await make_api(llm=llm).message()).json["usage"]
+    hidden = (await make_api(llm=llm, enable_prompt_tokens_details=False).message()).json["usage"]
     assert (hidden["input_tokens"], hidden["cache_read_input_tokens"]) == (5, 0)
 
 

@@ -41,7 +41,7 @@ async def test_what_was_cut_off_is_incomplete(api):
 async def test_tokens_are_counted(make_api):
     llm = FakeLLM()
     llm.cached_tokens = 4
-    usage = (await make_api(llm=llm, enable_prompt_tokens_details=True).respond()).json["usage"]
+    usage = (await make_api(llm=llm).respond()).json["usage"]
     assert usage == {
         "input_tokens": 5,
         "input_tokens_details": {"cached_tokens": 4, "cache_write_tokens": 0},
@@ -49,7 +49,7 @@ async def test_tokens_are_counted(make_api):
         "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": 16,
     }
-    hidden = (await make_api(llm=llm).respond()).json["usage"]
+    hidden = (await make_api(llm=llm, enable_prompt_tokens_details=False).respond()).json["usage"]
     assert hidden["input_tokens_details"]["cached_tokens"] == 0
 
 
