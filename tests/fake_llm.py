@@ -298,10 +298,7 @@ class FakeLLM:
         end = "aborted"
         try:
             for number, delta in enumerate(self._deltas(ready)):
-                if self.hold_at is not None and number >= self.hold_at:
-                    await self.release.wait()
-                for _ in range(self.pause_turns):
-                    await asyncio.sleep(0)
+                await self.hold(number, ready)
                 if number == self.fail_at:
                     raise self.generate_error
                 on_delta(delta)
@@ -310,6 +307,21 @@ class FakeLLM:
             on_error(error)
         finally:
             self._record(self.ends.update, [end])
+
+    async def hold(self, number: int, call: FakeReady) -> None:
+        """Wait before the delta of that number."""
+        if self.hold_at is not None and number >= self.hold_at:
+            await self.release.wait()
+        for _ in range(self.pause_turns):
+            await asyncio.sleep(0)
+
+    def get_pieces(self, index: int, call: FakeReady) -> Sequence[str | Piece]:
+        """Return the pieces of a choice."""
+        return self.pieces[index % len(self.pieces)]
+
+    def count_cached_tokens(self, call: FakeReady) -> int:
+        """Return how many of its prompt's tokens are found in the prefix cache."""
+        return self.cached_tokens
 
     def stats(self) -> StatsSnapshot:
         return sum_stats(self.snapshots)
@@ -346,7 +358,7 @@ class FakeLLM:
     def _choice(self, index: int, call: FakeReady) -> list[TextDelta]:
         params = call.params
         room, deltas, is_cut = params.max_tokens or 0, [], False
-        for piece in self.pieces[index % len(self.pieces)]:
+        for piece in self.get_pieces(index, call):
             said = Piece(piece) if isinstance(piece, str) else piece
             is_cut = len(said.all_text) >= room
             deltas.append(self._delta(index, said.truncate(room) if is_cut else said, params))
@@ -358,7 +370,7 @@ class FakeLLM:
             reason = FinishReason.STOP if isinstance(call.spec.tool_choice, NamedTool) else FinishReason.TOOL_CALLS
         deltas[-1] = replace(deltas[-1], finish_reason=reason, stop_reason=None if is_cut else self.stop_reason)
         scored = self._prompt_logprobs(call.prompt_ids, params) if index == 0 else None
-        deltas[0] = replace(deltas[0], prompt_logprobs=scored, num_cached_tokens=self.cached_tokens)
+        deltas[0] = replace(deltas[0], prompt_logprobs=scored, num_cached_tokens=self.count_cached_tokens(call))
         return deltas
 
     def _delta(self, index: int, said: Piece, params: SamplingParams) -> TextDelta:

@@ -103,8 +103,10 @@ def free_port() -> int:
         return one.getsockname()[1]
 
 
-async def ready(watched: Watched, port: int) -> tuple[Server, float]:
+async def ready(watched: Watched, port: int, *, generates: bool = True) -> tuple[Server, float]:
     """Wait for a server, and return it with the seconds until a first question had a token.
+
+    generates: its model does; else it is asked no question.
 
     Raises Failed if it ended, or was not ready in time.
     """
@@ -114,6 +116,8 @@ async def ready(watched: Watched, port: int) -> tuple[Server, float]:
             raise Failed(f"it ended before it was ready: {watched.last_words()}")
         try:
             server = await Server(url, "", None).named()
+            if not generates:
+                return server, time.perf_counter() - began
             line = await server.timed([{"role": "user", "content": "Hello"}], 1)
             if line.error is None:
                 return server, time.perf_counter() - began

@@ -11,7 +11,7 @@ WITHIN_S = 900
 SAID_CHARS = 160
 # Nobody shall ask the hub or look for settings of another server here.
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "PYTHONWARNINGS": "default", "NO_COLOR": "1"}
-NOT_THEIRS = ("PYTHONPATH", "OPENAI_BASE_URL", "OPENAI_API_BASE", "OPENAI_API_KEY")
+NOT_THEIRS = ("PYTHONPATH", "OPENAI_", "ANTHROPIC_", "CLAUDE", "CODEX_", "LITELLM_")  # beginnings of names
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +29,18 @@ def run(title: str, command: Sequence[str], log: Path) -> Iterator[Trial]:
 
     A program that fails, prints nothing, or takes longer than WITHIN_S is a failed trial itself.
     """
-    environment = {name: value for name, value in os.environ.items() if name not in NOT_THEIRS} | ENVIRONMENT
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(NOT_THEIRS)}
     num_told, problem = 0, ""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w", encoding="utf-8") as errors:
         try:
             ended = subprocess.run(
-                command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True, timeout=WITHIN_S
+                command,
+                env=environment | ENVIRONMENT,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                timeout=WITHIN_S,
             )
             output, problem = ended.stdout, f"ended with {ended.returncode}" if ended.returncode else ""
         except subprocess.TimeoutExpired as error:

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROGRAMS = Path(__file__).resolve().parent / "programs"
+SERVERS = ("model", "scripted", "embedder")
+"""model: a real one that generates. scripted: a ScriptedLLM. embedder: EMBEDDER."""
+EMBEDDER = "all-minilm-l6-v2"  # of scripts/model_gallery.py
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,12 +18,14 @@ class Client:
 
     requirements     name==version for pip, name@version for npm; the first is the client itself
     program          a file of tests/clients/programs: .py runs in a virtual environment, .mjs in an npm project
+    server           what it talks to: one of SERVERS
     needs_reference  the program is given a directory with texts and what transformers makes of them
     """
 
     name: str
     requirements: tuple[str, ...]
     program: str
+    server: str = "model"
     needs_reference: bool = False
 
     @property
@@ -35,31 +40,47 @@ class Client:
 
 
 OPENAI = ("openai==3.57.0",)
-LANGCHAIN = ("langchain-openai==1.7.4",)
+OPENAI_NODE = ("openai@7.57.0",)
+AGENTS = ("openai-agents==0.24.0",)
+LANGCHAIN = ("langchain-openai==1.7.4", "langchain-anthropic==1.7.10")
+LITELLM = ("litellm==1.110.2",)
 INSTRUCTOR = ("instructor==1.17.0",)
-VERCEL = ("@ai-sdk/openai-compatible@3.0.92", "ai@7.0.173")
+VERCEL = ("ai@7.0.173", "@ai-sdk/openai-compatible@3.0.92", "@ai-sdk/openai@4.0.118", "@ai-sdk/anthropic@4.0.105")
 CLIENTS = (
     Client("openai", OPENAI, "with_openai.py"),
     Client("openai", OPENAI, "with_openai_shapes.py"),
     Client("openai", OPENAI, "with_openai_responses.py"),
-    Client("openai-agents", ("openai-agents==0.24.0",), "with_agents.py"),
+    Client("openai-agents", AGENTS, "with_agents.py"),
+    Client("openai-agents", AGENTS, "with_agents_tools.py", server="scripted"),
     Client("anthropic", ("anthropic==2.14.0",), "with_anthropic.py"),
-    Client("openai-node", ("openai@7.57.0",), "with_openai.mjs"),
-    Client("openai-node", ("openai@7.57.0",), "with_openai_agents.mjs"),
+    Client("anthropic-node", ("@anthropic-ai/sdk@1.10.0",), "with_anthropic.mjs", server="scripted"),
+    Client("openai-node", OPENAI_NODE, "with_openai.mjs"),
+    Client("openai-node", OPENAI_NODE, "with_openai_agents.mjs"),
+    Client("openai-node", OPENAI_NODE, "with_openai_responses.mjs", server="scripted"),
+    Client("openai-node", OPENAI_NODE, "with_openai_embeddings.mjs", server="embedder"),
     Client("langchain", LANGCHAIN, "with_langchain.py"),
     Client("langchain", LANGCHAIN, "with_langchain_shapes.py"),
+    Client("langchain", LANGCHAIN, "with_langchain_responses.py", server="scripted"),
+    Client("langchain", LANGCHAIN, "with_langchain_anthropic.py", server="scripted"),
+    Client("langchain", LANGCHAIN, "with_langchain_embeddings.py", server="embedder"),
     Client("langgraph", ("langgraph==1.2.24", "langchain==1.5.2", "langchain-openai==1.7.4"), "with_langgraph.py"),
     Client(
         "llamaindex",
         ("llama-index-core==0.14.25", "llama-index-llms-openai-like==0.8.1"),
         "with_llamaindex.py",
     ),
-    Client("litellm", ("litellm==1.110.2",), "with_litellm.py"),
+    Client("litellm", LITELLM, "with_litellm.py"),
+    Client("litellm", LITELLM, "with_litellm_responses.py", server="scripted"),
+    Client("litellm", LITELLM, "with_litellm_embeddings.py", server="embedder"),
     Client("instructor", INSTRUCTOR, "with_instructor.py"),
     Client("instructor", INSTRUCTOR, "with_instructor_shapes.py"),
     Client("pydantic-ai", ("pydantic-ai-slim[openai]==2.62.0",), "with_pydantic_ai.py"),
     Client("vercel", VERCEL, "with_vercel.mjs"),
     Client("vercel", VERCEL, "with_vercel_shapes.mjs"),
     Client("vercel", VERCEL, "with_vercel_agents.mjs"),
+    Client("vercel", VERCEL, "with_ai_sdk_openai.mjs", server="scripted"),
+    Client("vercel", VERCEL, "with_ai_sdk_anthropic.mjs", server="scripted"),
+    Client("codex", ("@openai/codex@0.169.0",), "with_codex.mjs", server="scripted"),
+    Client("claude-code", ("@anthropic-ai/claude-code@2.1.328",), "with_claude_code.mjs", server="scripted"),
     Client("lm-eval", ("lm-eval[api]==0.4.13", "transformers==5.24.0"), "with_lm_eval.py", needs_reference=True),
 )
