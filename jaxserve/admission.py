@@ -16,11 +16,11 @@ class QueueSlot:
     num_choices   The number of its places.
     caller        Who has sent it; "" where nobody tells callers apart.
     label         What its client calls it; "" until `name` tells it.
-    is_traced     Its outputs tell their times.
+    is_timed      Its outputs tell their times.
     """
 
     def __init__(self, queue: "AdmissionQueue", num_choices: int, caller: str) -> None:
-        self.num_choices, self.caller, self.label, self.is_traced = num_choices, caller, "", False
+        self.num_choices, self.caller, self.label, self.is_timed = num_choices, caller, "", False
         self._queue: AdmissionQueue | None = queue
 
     @property
@@ -28,9 +28,9 @@ class QueueSlot:
         """Whether the places were given back."""
         return self._queue is None
 
-    def name(self, label: str, is_traced: bool = False) -> None:
+    def name(self, label: str, is_timed: bool = False) -> None:
         """Tell what the client calls the request, and whether its times are wanted, before it is started."""
-        self.label, self.is_traced = label, is_traced
+        self.label, self.is_timed = label, is_timed
 
     def release(self) -> None:
         """Give the places back. Idempotent."""

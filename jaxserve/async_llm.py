@@ -146,6 +146,16 @@ class AsyncLLM:
         )
         return await self._run_in(self._text_threads, encode, caller)
 
+    async def find_token_offsets(
+        self, text: str, *, add_special_tokens: bool = True, caller: str = ""
+    ) -> list[tuple[int, int]]:
+        """Return of each token of a text where it stands there, as Tokenizer.find_offsets. Runs in a thread.
+
+        Raises Overloaded if too many requests of the caller wait.
+        """
+        find = partial(self.tokenizer.find_offsets, text, add_special_tokens)
+        return await self._run_in(self._text_threads, find, caller)
+
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of token ids."""
         return self._client.text.tokenizer.decode(token_ids)

@@ -180,7 +180,7 @@ class EngineClient:
             arrival_s=time.monotonic(),
             caller="" if ready.slot is None else ready.slot.caller,
             label="" if ready.slot is None else ready.slot.label,
-            is_traced=ready.slot is not None and ready.slot.is_traced,
+            is_timed=ready.slot is not None and ready.slot.is_timed,
             pooling=ready.pooling,
             second_start=ready.second_start,
         )

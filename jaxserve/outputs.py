@@ -38,16 +38,17 @@ class PositionLogprobs:
     requested: tuple[tuple[int, float], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class OutputTimes:
-    """The phases of an output before its first token, in seconds.
+class OutputTimes(NamedTuple):
+    """The phases of an output so far, in seconds. A NamedTuple for the same reason as TokenOutput.
 
     queue_s     From its arrival at the engine until it first began to run.
     prefill_s   From then until its first token was on the host.
+    decode_s    From then until its newest token was on the host.
     """
 
     queue_s: float
     prefill_s: float
+    decode_s: float
 
 
 class TokenOutput(NamedTuple):
@@ -65,7 +66,7 @@ class TokenOutput(NamedTuple):
     stop_reason          The id of the stop token that ended the output unless it is the primary end-of-sequence token,
                          or REPETITION_STOP_REASON; of a beam search also the primary token or the stop string.
     error                Set if finish_reason is ERROR.
-    times                With the first tokens of a request that is traced.
+    times                Its times so far, of a request that is timed and has tokens.
     pooled               With the only output of a request that pools: float32 [X], or [n, X].
     """
 
@@ -157,7 +158,7 @@ class TextDelta:
     reasoning              The next reasoning of a chat output.
     tool_calls             The next pieces of its tool calls.
     num_reasoning_tokens   How many of token_ids are reasoning.
-    times                  With the first tokens of a choice whose request is traced.
+    times                  The times so far of a choice whose request is timed.
     pooled                 With the only delta of a request that pools: float32 [X], or [n, X].
     """
 

@@ -169,8 +169,8 @@ class SamplingParams:
             object.__setattr__(derived, name, value)
         return derived
 
-    def truncate(self, prompt_ids: Sequence[int], max_model_len: int) -> Sequence[int]:
-        """Return the part of a prompt that is read.
+    def truncate(self, prompt_ids: Sequence[T], max_model_len: int) -> Sequence[T]:
+        """Return the part of a prompt that is read: of its ids, or of whatever there is of each id.
 
         Raises InvalidParameter if truncate_prompt_tokens is more than the model's length.
         """

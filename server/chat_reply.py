@@ -1,5 +1,6 @@
-"""The reply of POST /v1/chat/completions: one object, or a stream of role, echo, delta, finish and usage chunks."""
+"""The reply about conversations: one object, or of one conversation a stream of role, echo, delta, finish and usage."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from jaxserve import TextDelta
@@ -8,7 +9,15 @@ from server.config import ServerConfig
 from server.errors import ApiError
 from server.generation import Generation
 from server.logprobs import render_chat_logprobs
-from server.replies import ReplyMetadata, TokenCounts, UsageTracker, in_slices, render_prompt_logprobs, sum_usage
+from server.replies import (
+    ReplyMetadata,
+    TokenCounts,
+    UsageTracker,
+    in_slices,
+    make_metrics,
+    render_prompt_logprobs,
+    sum_usage,
+)
 from server.schemas.chat import ChatRequest
 from server.schemas.tools import resolve_tool_choice
 from server.tool_metrics import ToolMetrics
@@ -32,6 +41,7 @@ def make_message_renderer(request: ChatRequest, config: ServerConfig) -> Message
 class ChatWriter:
     """A writer of chat completions; in a stream every generated token appears in exactly one chunk.
 
+    Of several conversations each has its renderer. Nothing is told of their prompts: a reply has a place for one only.
     Where reasoning is left out, token ids and logprobs are, too, since they would show it.
     """
 
@@ -43,15 +53,15 @@ class ChatWriter:
         request: ChatRequest,
         metadata: ReplyMetadata,
         generation: Generation,
-        renderer: MessageRenderer,
+        renderers: Sequence[MessageRenderer],
         tool_metrics: ToolMetrics,
     ) -> None:
         self._request = request
         self._metadata = metadata
         self._generation = generation
-        self._renderer = renderer
+        self._renderers = renderers
         self._tool_metrics = tool_metrics
-        shows_tokens = renderer.shows_reasoning or not metadata.counts_reasoning
+        shows_tokens = renderers[0].shows_reasoning or not metadata.counts_reasoning
         self._shows_logprobs = bool(request.logprobs) and shows_tokens
         self._shows_token_ids = bool(request.return_token_ids) and shows_tokens
         self._usage = UsageTracker(request, metadata, generation)
@@ -61,8 +71,12 @@ class ChatWriter:
         """The field prompt_text, if it was asked for: what the chat template rendered, before any truncation."""
         return {"prompt_text": self._generation.jobs[0].prompt_text} if self._request.return_prompt_text else {}
 
+    def _get_renderer(self, index: int) -> MessageRenderer:
+        """Return the renderer of choice `index`."""
+        return self._renderers[self._generation.get_prompt_index(index)]
+
     def _count_tool_calls(self, delta: TextDelta, mode: str) -> None:
-        if self._renderer.tool_choice != "none":
+        if self._get_renderer(delta.index).tool_choice != "none":
             self._tool_metrics.count(mode, has_call=bool(delta.tool_calls))
 
     @property
@@ -72,24 +86,35 @@ class ChatWriter:
     async def write_whole(self) -> dict[str, Any]:
         """Wait for all choices, and make the reply in one object. Raises ApiError if the generation failed."""
         choices = await self._generation.collect()
-        job, prompt_result = self._generation.jobs[0], self._generation.prompt_results[0]
+        counts = TokenCounts.from_deltas(choices)
         return {
             **self._metadata.common_fields(COMPLETION_OBJECT),
             "choices": [await self._render_choice(choice) for choice in choices],
             "service_tier": None,
             "system_fingerprint": self._metadata.fingerprint,
-            "usage": sum_usage(self._metadata, self._generation, TokenCounts.from_deltas(choices)),
-            "prompt_logprobs": await render_prompt_logprobs(prompt_result.logprobs, job.params.prompt_logprobs or 0),
-            "prompt_token_ids": list(job.prompt_ids) if self._request.return_token_ids else None,
+            "usage": sum_usage(self._metadata, self._generation, counts),
+            **await self._render_prompt(),
             "kv_transfer_params": None,
+            "ec_transfer_params": None,
+            "metrics": make_metrics(self._metadata, self._generation, counts.num_tokens),
             **self._prompt_text,
+        }
+
+    async def _render_prompt(self) -> dict[str, Any]:
+        """Make the fields about the prompt; of several conversations they are null."""
+        if len(self._renderers) > 1:
+            return {"prompt_logprobs": None, "prompt_token_ids": None}
+        job, result = self._generation.jobs[0], self._generation.prompt_results[0]
+        return {
+            "prompt_logprobs": await render_prompt_logprobs(result.logprobs, job.params.prompt_logprobs or 0),
+            "prompt_token_ids": list(job.prompt_ids) if self._request.return_token_ids else None,
         }
 
     async def _render_choice(self, choice: TextDelta) -> dict[str, Any]:
         self._count_tool_calls(choice, "non_streaming")
         return {
             "index": choice.index,
-            "message": self._renderer.render_message(choice),
+            "message": self._get_renderer(choice.index).render_message(choice),
             "logprobs": await self._render_logprobs(choice) if self._shows_logprobs else None,
             "finish_reason": choice.finish_reason,
             "stop_reason": choice.stop_reason,
@@ -105,14 +130,14 @@ class ChatWriter:
     def opening(self) -> list[Event]:
         """Make a role chunk for each choice, and behind them the chunks of the echoed text."""
         indices = range(self._generation.num_choices)
-        roles = [self._make_chunk(index, {"role": self._renderer.role, "content": ""}) for index in indices]
+        roles = [self._make_chunk(index, {"role": self._get_renderer(index).role, "content": ""}) for index in indices]
         if self._request.return_token_ids:
             for chunk in roles:
                 chunk["prompt_token_ids"] = list(self._generation.jobs[0].prompt_ids)
         for chunk in roles:
             chunk |= self._prompt_text
-        text = self._renderer.echo
-        echoes = [self._make_chunk(index, {"content": text}) for index in indices if text]
+        texts = [(index, self._get_renderer(index).echo) for index in indices]
+        echoes = [self._make_chunk(index, {"content": text}) for index, text in texts if text]
         return [Event(None, chunk) for chunk in roles + echoes]
 
     def delta(self, delta: TextDelta) -> list[Event]:
@@ -123,7 +148,7 @@ class ChatWriter:
         is_last = delta.finish_reason is not None
         self._usage.count(delta)
         self._count_tool_calls(delta, "streaming")
-        rendered = self._renderer.render_delta(delta)
+        rendered = self._get_renderer(delta.index).render_delta(delta)
         if not rendered and delta.token_ids and (self._shows_logprobs or self._shows_token_ids):
             rendered = {"content": ""}
         if not (rendered or is_last):

@@ -11,7 +11,15 @@ from server.errors import ApiError
 from server.generation import Generation
 from server.jobs import Prompt
 from server.logprobs import CompletionLogprobsBuilder
-from server.replies import ReplyMetadata, TokenCounts, UsageTracker, in_slices, render_prompt_logprobs, sum_usage
+from server.replies import (
+    ReplyMetadata,
+    TokenCounts,
+    UsageTracker,
+    in_slices,
+    make_metrics,
+    render_prompt_logprobs,
+    sum_usage,
+)
 from server.schemas.completions import CompletionRequest
 from server.writer import DONE, KEEP_ALIVE, Event
 
@@ -60,13 +68,16 @@ class CompletionWriter:
     async def write_whole(self) -> dict[str, Any]:
         """Wait for all choices, and make the reply in one object. Raises ApiError if the generation failed."""
         choices = await self._generation.collect()
+        counts = TokenCounts.from_deltas(choices)
         return {
             **self._metadata.common_fields(COMPLETION_OBJECT),
             "choices": [await self._render_choice(choice) for choice in choices],
             "service_tier": None,
             "system_fingerprint": self._metadata.fingerprint,
-            "usage": sum_usage(self._metadata, self._generation, TokenCounts.from_deltas(choices)),
+            "usage": sum_usage(self._metadata, self._generation, counts),
             "kv_transfer_params": None,
+            "ec_transfer_params": None,
+            "metrics": make_metrics(self._metadata, self._generation, counts.num_tokens),
         }
 
     async def _render_choice(self, choice: TextDelta) -> dict[str, Any]:

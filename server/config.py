@@ -88,7 +88,9 @@ class ServerConfig:
     trust_request_chat_template: bool = option(
         False, "accept chat templates in requests; a worker process renders them"
     )
-    trust_request_mm_kwargs: bool = option(False, "accept mm_processor_kwargs; models that only read text ignore them")
+    trust_request_mm_kwargs: bool = option(
+        False, "accept mm_processor_kwargs and media_io_kwargs; models that only read text ignore them"
+    )
     default_chat_template_kwargs: dict[str, Any] | None = option(
         None, "default variables of the chat template as JSON, like enable_thinking"
     )
@@ -108,6 +110,9 @@ class ServerConfig:
     enable_request_id_headers: bool = option(False, "answer every request with an X-Request-Id header")
     enable_force_include_usage: bool = option(False, "send usage in every stream")
     enable_prompt_tokens_details: bool = option(True, "return in usage how many prompt tokens were cached")
+    enable_per_request_metrics: bool = option(
+        False, "return with each reply how long its request waited and was computed"
+    )
     enable_server_load_tracking: bool = option(False, "count running requests for /load")
     return_tokens_as_token_ids: bool = option(False, "write tokens in logprobs as token_id:N")
     sse_keep_alive_interval: float = option(15.0, "seconds of silence before a comment line in a stream; 0: never")
@@ -135,7 +140,7 @@ class ServerConfig:
     request_timeout_s: float = option(0.0, "seconds in which a request must be answered in full; 0: no limit")
     max_stop_strings: int = option(4, "most stop strings of one request")
     max_tools: int = option(1024, "most tools of one request")
-    max_completion_prompts: int = option(1024, "most prompts of one completions request")
+    max_completion_prompts: int = option(1024, "most prompts of one completions request, or conversations of one batch")
     max_reply_bytes: int = option(256 * MIB, "largest reply that a request may ask for, by estimate")
     max_unsent_bytes: int = option(
         512 * MIB, "most output of all requests that waits to be read; above, the one furthest behind is ended"

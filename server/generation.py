@@ -20,7 +20,7 @@ from server.errors import ApiError, to_api_error
 from server.unsent_output import MAX_DELTAS, UnsentOutput, estimate_bytes, merge_deltas, merge_in_order
 
 if TYPE_CHECKING:
-    from jaxserve import Ready
+    from jaxserve import OutputTimes, Ready
     from server.tracing import RequestTrace
 
 FIELD_OF_CONSTRAINTS = "structured_outputs"  # the library's name for what requests may have in two fields
@@ -51,11 +51,13 @@ class PromptResult:
     is_known        the first result is there
     logprobs        one entry for each prompt token, the first None; None: they were not asked for
     cached_tokens   prompt tokens that were found in the prefix cache
+    times           of its newest output, if the request is timed
     """
 
     is_known: bool = False
     logprobs: tuple[TokenLogprob | None, ...] | None = None
     cached_tokens: int = 0
+    times: OutputTimes | None = None
 
 
 class Generation:
@@ -204,6 +206,7 @@ class Generation:
             result.logprobs = delta.prompt_logprobs
         result.cached_tokens = max(result.cached_tokens, delta.num_cached_tokens)
         result.is_known |= delta.index == 0
+        result.times = delta.times or result.times
         if prompt_index:
             delta = replace(delta, index=prompt_index * self._n + delta.index)
         if self._trace is not None:

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 BYTES_PER_TOKEN, BYTES_PER_LOGPROB = 8, 100  # of a reply, roughly: one token's text, one entry of its logprobs
 
 
-async def prepare_chat(
-    request: ChatRequest,
+async def prepare_chats(
+    requests: Sequence[ChatRequest],
     llm: AsyncLLM,
     config: ServerConfig,
     work: HostWork,
@@ -39,14 +39,16 @@ async def prepare_chat(
     adapter: Adapter | None = None,
     *,
     num_copies: int = 1,
-) -> Ready:
-    """Prepare a chat request. slot: its places in the queue. cache_salt: which requests may share cached prefixes.
+) -> list[Ready]:
+    """Prepare chat requests that differ in their messages only; several must have no tools. All are checked first.
 
-    num_copies: how often the reply has each token.
+    slot: the places of all in the queue. cache_salt: which requests may share cached prefixes. num_copies: how often
+    the reply has each token.
 
-    Raises RequestError if the request cannot be served, Overloaded or EngineStopped if no request can be at the moment.
+    Raises RequestError if one cannot be served, Overloaded or EngineStopped if no request can be at the moment.
     """
-    prompt, params, output = await work.run(partial(_translate_chat, request, llm, config))
+    prompts, params, output = await work.run(partial(_translate_chats, requests, llm, config))
+    request = requests[0]
     names = {
         "logprobs": "top_logprobs",
         "max_tokens": request.max_tokens_field,
@@ -55,8 +57,8 @@ async def prepare_chat(
         "tool_choice": "tools" if request.tool_choice is None else "tool_choice",
     }
     with client_fields(names):
-        ready = await llm.prepare(
-            prompt,
+        jobs = await llm.prepare_all(
+            prompts,
             params,
             output,
             slot,
@@ -64,19 +66,21 @@ async def prepare_chat(
             adapter=adapter,
             data_parallel_rank=data_parallel_rank,
         )
-    _check_reply_size(ready, config, num_copies=num_copies)
-    return ready
+    for job in jobs:
+        _check_reply_size(job, config, len(jobs), num_copies)
+    return jobs
 
 
-def _translate_chat(
-    request: ChatRequest, llm: AsyncLLM, config: ServerConfig
-) -> tuple[ChatPrompt, SamplingParams, ChatOutputSpec]:
+def _translate_chats(
+    requests: Sequence[ChatRequest], llm: AsyncLLM, config: ServerConfig
+) -> tuple[list[ChatPrompt], SamplingParams, ChatOutputSpec]:
+    request = requests[0]
     check_effort(request, llm, config)
     max_tokens = resolve_max_tokens(request, minimum=1)
     logprobs = resolve_num_logprobs(request.top_logprobs or 0, llm) if request.logprobs else None
     prompt_logprobs = resolve_num_logprobs(request.prompt_logprobs, llm)
-    if prompt_logprobs is None and request.echo and not request.stream:
-        prompt_logprobs = logprobs
+    if prompt_logprobs is None and request.echo and not request.stream and len(requests) == 1:
+        prompt_logprobs = logprobs  # the reply to several has no place for them
     if request.stream:
         prompt_logprobs = None  # 0 is allowed, and returns nothing
     params = make_sampling_params(
@@ -87,7 +91,8 @@ def _translate_chat(
         prompt_logprobs=prompt_logprobs,
         structured_outputs=resolve_content_constraint(request),
     )
-    return make_chat_prompt(request, config), params, make_output_spec(request, config)
+    prompts = [make_chat_prompt(each, config) for each in requests]
+    return prompts, params, make_output_spec(request, config)
 
 
 Prompt = str | list[int]

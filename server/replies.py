@@ -13,6 +13,10 @@ from server.logprobs import render_prompt_table
 from server.schemas.generation import GenerationRequest
 from server.writer import Event
 
+METRICS_KEYS = (
+    *("time_to_first_token_ms", "generation_time_ms", "queue_time_ms", "mean_itl_ms", "tokens_per_second"),
+    "speculative_decoding",  # always null: nothing is drafted
+)
 SLICE_TOKENS = 256  # tokens converted at once; with 20 alternatives each that takes some 10 ms
 T = TypeVar("T")
 R = TypeVar("R")
@@ -30,6 +34,7 @@ class ReplyMetadata:
     tokens_as_ids         tokens in logprobs are written as token_id:N
     forces_stream_usage   every chunk of a stream has usage, whatever the request says
     stream_interval       tokens of a choice that a chunk waits for
+    shows_metrics         the reply to a request with one choice has its times
     counts_reasoning      usage tells how many of the completion tokens were reasoning
     """
 
@@ -41,6 +46,7 @@ class ReplyMetadata:
     tokens_as_ids: bool
     forces_stream_usage: bool
     stream_interval: int
+    shows_metrics: bool
     counts_reasoning: bool
 
     def common_fields(self, kind: str) -> dict[str, Any]:
@@ -94,6 +100,27 @@ def sum_usage(metadata: ReplyMetadata, generation: Generation, completion: Token
     return metadata.make_usage(prompt_tokens, completion, cached_tokens)
 
 
+def make_metrics(metadata: ReplyMetadata, generation: Generation, num_tokens: int) -> dict[str, Any] | None:
+    """Make the field metrics with vLLM's keys; None if it is not wanted, or there are several choices.
+
+    num_tokens: of the answer. A time that is not known is null, as of an answer without tokens.
+    """
+    if not metadata.shows_metrics or generation.num_choices > 1:
+        return None
+    values: dict[str, Any] = dict.fromkeys(METRICS_KEYS)
+    times = generation.prompt_results[0].times
+    if times is not None:
+        computed_s = times.prefill_s + times.decode_s
+        values |= {
+            "time_to_first_token_ms": times.prefill_s * 1000,
+            "generation_time_ms": times.decode_s * 1000,
+            "queue_time_ms": times.queue_s * 1000,
+            "mean_itl_ms": times.decode_s / (num_tokens - 1) * 1000 if num_tokens > 1 else None,
+            "tokens_per_second": num_tokens / computed_s if computed_s > 0 else None,
+        }
+    return values
+
+
 class UsageTracker:
     """The token counts of a stream, and which of its chunks show usage and the fingerprint.
 
@@ -128,8 +155,10 @@ class UsageTracker:
         if not self.has_usage_chunk:
             return []
         usage = sum_usage(self._metadata, self._generation, self._total)
-        fingerprint = {"system_fingerprint": self._metadata.fingerprint}
-        return [Event(None, {**self._metadata.common_fields(kind), "choices": [], "usage": usage, **fingerprint})]
+        chunk = {**self._metadata.common_fields(kind), "choices": [], "usage": usage}
+        metrics = make_metrics(self._metadata, self._generation, self._total.num_tokens)
+        shown = {} if metrics is None else {"metrics": metrics}
+        return [Event(None, {**chunk, "system_fingerprint": self._metadata.fingerprint, **shown})]
 
 
 async def in_slices(items: Sequence[T], convert: Callable[[Sequence[T]], Sequence[R]]) -> list[R]:

@@ -46,6 +46,7 @@ class RequestSlot:
         self._error: BaseException | None = None
         self._has_failed = asyncio.Event()
         self._may_be_aborted = config.server_dev_mode
+        self._is_timed = trace is not None or config.enable_per_request_metrics
         self.ids = ("", "")
         loop = asyncio.get_running_loop()
         timers = ((config.queue_timeout_s, self._end_waiting), (config.request_timeout_s, self._end_running))
@@ -72,7 +73,7 @@ class RequestSlot:
         """Start the generations. Raises the error that `fail` was given, if it has been called already."""
         if self._error is not None:
             raise self._error
-        self.places.name(self.ids[1], is_traced=self._trace is not None)
+        self.places.name(self.ids[1], is_timed=self._is_timed)
         if self._trace is not None:
             self._trace.describe(request_id, jobs)
         self._generation = Generation(llm, jobs, self._unsent, constraint_field, self._trace)

@@ -185,6 +185,7 @@ class ServerState:
             tokens_as_ids=config.return_tokens_as_token_ids if as_ids is None else as_ids,
             forces_stream_usage=config.enable_force_include_usage,
             stream_interval=request.stream_interval or config.stream_interval,
+            shows_metrics=config.enable_per_request_metrics,
             counts_reasoning=parses_reasoning and self.llm.reasoning_parser is not None,
         )
 

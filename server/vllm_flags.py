@@ -272,7 +272,6 @@ _ROWS: tuple[Iterator[VllmFlag], ...] = (
         value="worker-extension-cls scheduler-cls model-class-overrides io-processor-plugin logits-processor-pattern",
     ),
     _refused(f"{_LOGGED}; --enable-log-requests logs parameters", switch="enable-log-outputs"),
-    _refused("replies have no field for it; /metrics has the times", switch="enable-per-request-metrics"),
     _refused(
         "certificates are read at the start; SIGTERM ends the server with its requests finished, so start it again",
         switch="enable-ssl-refresh",

@@ -20,6 +20,7 @@ from jaxserve import (
     LoadedAdapter,
     Logprob,
     NamedTool,
+    OutputTimes,
     QueueSlot,
     RenderedPrompt,
     SamplingParams,
@@ -102,6 +103,7 @@ class FakeReady:
     prompt_text: str | None = field(default=None, compare=False)
     data_parallel_rank: int | None = field(default=None, compare=False)
     adapter: Adapter | None = None
+    slot: QueueSlot | None = field(default=None, compare=False)
 
     @property
     def spec(self) -> ChatOutputSpec:
@@ -127,6 +129,7 @@ class FakeLLM:
     fail_at            instead of the delta of this number `generate_error` is raised
     validate_error     raised by prepare when it checks the prompt
     plan_error         raised by prepare when it compiles the grammar
+    times              the times that timed requests tell with their last delta
     unenforced_formats formats that prepared requests name as not enforced
     snapshots          the metrics of each replica
     engines            what `inspect` returns
@@ -169,6 +172,7 @@ class FakeLLM:
         self.plan_error: Exception | None = None
         self.unenforced_formats: tuple[str, ...] = ()
         self.cached_tokens = 0
+        self.times: OutputTimes | None = None
         self.stop_reason: int | str | None = None
         self.snapshots = [empty_stats() for _ in range(self.config.data_parallel_size)]
         self.orders: list[str] = []
@@ -195,6 +199,11 @@ class FakeLLM:
         limit = self.config.max_model_len or CONTEXT
         check_text_length(text, limit * (COUNTING_FACTOR if counting else 1), limit)
         return self._encode(text, add_special_tokens)
+
+    async def find_token_offsets(
+        self, text: str, *, add_special_tokens: bool = True, caller: str = ""
+    ) -> list[tuple[int, int]]:
+        return [(0, 0)] * add_special_tokens + [(index, index + 1) for index in range(len(text))]
 
     def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
         return [BOS] * add_special_tokens + [ord(one) % VOCAB_SIZE for one in text]
@@ -259,6 +268,7 @@ class FakeLLM:
             text,
             data_parallel_rank,
             adapter,
+            slot,
         )
 
     @property
@@ -369,6 +379,8 @@ class FakeLLM:
         if not is_cut and any(delta.tool_calls for delta in deltas):
             reason = FinishReason.STOP if isinstance(call.spec.tool_choice, NamedTool) else FinishReason.TOOL_CALLS
         deltas[-1] = replace(deltas[-1], finish_reason=reason, stop_reason=None if is_cut else self.stop_reason)
+        if call.slot is not None and call.slot.is_timed:
+            deltas[-1] = replace(deltas[-1], times=self.times)
         scored = self._prompt_logprobs(call.prompt_ids, params) if index == 0 else None
         deltas[0] = replace(deltas[0], prompt_logprobs=scored, num_cached_tokens=self.count_cached_tokens(call))
         return deltas

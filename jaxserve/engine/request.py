@@ -86,7 +86,7 @@ class Request:
     arrival_s                   When the client's request arrived, monotonic seconds; 0: when it is added.
     caller                      Who has sent it: callers are served in turn.
     label                       What its client calls it; "" for no name. Others may have the same.
-    is_traced                   Its first output tells its times.
+    is_timed                    Its outputs tell its times.
     pooling                     Nothing is generated: the hidden vectors of its prompt are pooled in this way.
     second_start                The position at which the second of two texts begins, for an encoder.
     """
@@ -112,7 +112,7 @@ class Request:
     arrival_s: float = 0.0
     caller: str = ""
     label: str = ""
-    is_traced: bool = False
+    is_timed: bool = False
     pooling: PoolingSpec | None = None
     second_start: int | None = None
 

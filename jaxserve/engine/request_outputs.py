@@ -106,7 +106,7 @@ class RequestOutputs:
         if error is None and sequence.prompt_logprobs is not None:
             prompt_logprobs = sequence.take_prompt_logprobs()
         num_cached_tokens = sequence.num_cached_tokens or 0
-        times = self._measure_times(sequence, len(token_ids)) if sequence.request.is_traced else None
+        times = self._measure_times(sequence) if sequence.request.is_timed else None
         return TokenOutput(
             sequence.request.request_id,
             token_ids,
@@ -119,13 +119,14 @@ class RequestOutputs:
             times,
         )
 
-    def _measure_times(self, sequence: Sequence, num_new: int) -> OutputTimes | None:
-        """Return the times of an output whose first tokens are the num_new new ones; None if they are not."""
+    def _measure_times(self, sequence: Sequence) -> OutputTimes | None:
+        """Return the times of an output so far; None before its first token."""
         timeline = self._timelines[sequence.request.request_id]
-        if not num_new or timeline.generation_tokens != num_new or timeline.first_token_s is None:
+        first_s, last_s = timeline.first_token_s, timeline.last_token_s
+        if first_s is None or last_s is None:
             return None
         scheduled_s = timeline.queued_s if timeline.scheduled_s is None else timeline.scheduled_s
-        return OutputTimes(scheduled_s - timeline.queued_s, timeline.first_token_s - scheduled_s)
+        return OutputTimes(scheduled_s - timeline.queued_s, first_s - scheduled_s, last_s - first_s)
 
     def make_no_token_error(self, token: int) -> Exception:
         """Return the error of a row for which no token could be sampled; token is NO_TOKEN or NOTHING_ALLOWED."""

@@ -30,6 +30,7 @@ def collect_limits(llm: AsyncLLM, config: ServerConfig, names: tuple[str, ...]) 
         max_n=config.max_n,
         max_stop_strings=config.max_stop_strings,
         max_tools=config.max_tools,
+        max_completion_prompts=config.max_completion_prompts,
         stream_interval=config.stream_interval,
         tokens_as_ids=config.return_tokens_as_token_ids,
         is_priority_used=llm.config.scheduling_policy == "priority",

@@ -7,6 +7,7 @@ from pydantic import BaseModel
 
 from server.schemas import generation_replies, message_replies, pooling_replies, replies, response_replies
 from server.schemas.adapters import LoadAdapterRequest, UnloadAdapterRequest
+from server.schemas.batch_chat import BatchChatRequest
 from server.schemas.chat import ChatRequest
 from server.schemas.completions import CompletionRequest
 from server.schemas.control import AbortRequest
@@ -130,6 +131,8 @@ _HEALTH = Operation(
     "Operations", "Tell by an empty 200 that a request can be served now", PLAIN, has_unready_reply=True
 )
 _CHAT = {"messages": [{"role": "user", "content": "Why is the sky blue?"}], "max_tokens": 40}
+_QUESTIONS = ("Why is the sky blue?", "Why is grass green?")
+_BATCH = {"messages": [[{"role": "user", "content": text}] for text in _QUESTIONS], "max_tokens": 40}
 _COMPLETION = {"prompt": "Once upon a time", "max_tokens": 20}
 _MESSAGE = {"model": "MODEL", "max_tokens": 40, "messages": [{"role": "user", "content": "Why is the sky blue?"}]}
 _RESPONSE = {"input": "Why is the sky blue?", "max_output_tokens": 40}
@@ -178,6 +181,14 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         generation_replies.ChatChunk,
         _CHAT,
         HEADER_PARAMETERS,
+    ),
+    ("POST", "/v1/chat/completions/batch"): Operation(
+        "Generation",
+        "Answer several conversations, each with one choice",
+        generation_replies.ChatCompletion,
+        BatchChatRequest,
+        example=_BATCH,
+        parameters=HEADER_PARAMETERS,
     ),
     ("POST", "/v1/responses"): Operation(
         "Generation",

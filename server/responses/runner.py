@@ -11,7 +11,7 @@ import quart
 from quart import Response
 
 from jaxserve import InvalidParameter
-from server.chat_run import start_chat
+from server.chat_run import start_chats
 from server.errors import json_response, preview
 from server.generation import Generation
 from server.replies import make_random_id
@@ -99,9 +99,9 @@ class _ResponsesCall:
 
     async def _start(self, mapped: MappedRequest, on_end: OnEnd) -> tuple[Generation, ResponsesWriter, int]:
         base_id = self._choose_id() if self._request.is_stored else None
-        run = await start_chat(
+        run = await start_chats(
             self._state,
-            mapped.chat,
+            [mapped.chat],
             self._work,
             ID_PREFIX,
             mapped.field_names,

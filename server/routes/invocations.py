@@ -9,7 +9,7 @@ from server.body import make_validation_error
 from server.request_reader import Kind
 from server.responses.checks import check_responses
 from server.responses.runner import answer_responses
-from server.routes.chat import answer_chat
+from server.routes.chat import answer_chats
 from server.routes.completions import answer_completion
 from server.schemas.chat import ChatRequest
 from server.schemas.checks import check_chat, check_completion
@@ -38,7 +38,7 @@ def make_blueprint(state: ServerState) -> Blueprint:
         """Answer a body with messages as chat, with a prompt as completions, with an input as Responses."""
         request, work = await state.reader.read_any(choose)
         if isinstance(request, ChatRequest):
-            return await answer_chat(state, request, work)
+            return await answer_chats(state, [request], work)
         if isinstance(request, CompletionRequest):
             return await answer_completion(state, request, work)
         assert isinstance(request, ResponsesRequest)

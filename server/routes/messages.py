@@ -4,7 +4,7 @@ from functools import partial
 
 from quart import Blueprint, Response
 
-from server.chat_run import start_chat
+from server.chat_run import start_chats
 from server.client_fields import client_fields
 from server.errors import json_response
 from server.messages.mapper import FIELD_NAMES, map_messages
@@ -28,7 +28,7 @@ def make_blueprint(state: ServerState) -> Blueprint:
         """Answer a conversation, whole or as a stream."""
         request, work = await state.reader.read(MessagesRequest)
         mapped = await work.run(partial(map_request, request))
-        run = await start_chat(state, mapped.chat, work, ID_PREFIX, FIELD_NAMES)
+        run = await start_chats(state, [mapped.chat], work, ID_PREFIX, FIELD_NAMES)
         writer = MessagesWriter(request, run.metadata, run.generation, run.renderer, state.tool_metrics)
         response = await send_reply(state, mapped.chat, run.generation, writer, run.metadata.stream_interval)
         return add_names_header(response, IGNORED_TOOLS_HEADER, mapped.ignored_tools)

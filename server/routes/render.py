@@ -13,9 +13,11 @@ from quart import Blueprint, Response
 from jaxserve import InvalidParameter
 from server.config import ServerConfig
 from server.errors import json_response
-from server.jobs import parse_prompts, prepare_chat, prepare_completions
+from server.jobs import parse_prompts, prepare_chats, prepare_completions
 from server.replies import ReplyMetadata
 from server.reply_headers import add_unenforced_header
+from server.request_slots import RequestSlot
+from server.sampling import get_max_model_len
 from server.schemas.chat import ChatRequest
 from server.schemas.checks import check_chat, check_completion
 from server.schemas.completions import CompletionRequest
@@ -24,6 +26,8 @@ from server.state import ServerState
 
 if TYPE_CHECKING:
     from jaxserve import Ready
+
+Offsets = Sequence[tuple[int, int]]
 
 
 def make_blueprint(state: ServerState) -> Blueprint:
@@ -38,12 +42,15 @@ def make_blueprint(state: ServerState) -> Blueprint:
         adapter = state.check_model(request.model)
         slot = state.admit(1)
         frame = state.make_metadata(slot, "chatcmpl-", request, adapter)
-        job = await slot.run(prepare_chat(request, state.llm, state.config, work, slot.places))
+        (job,) = await slot.run(prepare_chats([request], state.llm, state.config, work, slot.places))
         text = {"prompt_text": job.prompt_text} if request.return_prompt_text else {}
+        adds = bool(request.add_special_tokens)
+        (offsets,) = await slot.run(_find_offsets(state, slot, request, [job], [job.prompt_text], adds))
 
         def render() -> Response:
             """Make the response."""
-            return json_response(_render_job(frame.id, frame.model, job, request, _render_parameters(job)) | text)
+            rendered = _render_job(frame.id, frame.model, job, request, _render_parameters(job), offsets)
+            return json_response(rendered | text)
 
         return add_unenforced_header(await work.run(render), [job])
 
@@ -57,15 +64,46 @@ def make_blueprint(state: ServerState) -> Blueprint:
         slot = state.admit(len(prompts), "prompt")
         frame = state.make_metadata(slot, "cmpl-", request, adapter)
         jobs = await slot.run(prepare_completions(request, prompts, state.llm, state.config, work, slot.places))
-
-        rendered = await work.run(partial(_render_jobs, frame, jobs, request, state.config))
+        adds = request.add_special_tokens is not False
+        offsets = await slot.run(_find_offsets(state, slot, request, jobs, prompts, adds))
+        rendered = await work.run(partial(_render_jobs, frame, jobs, request, state.config, offsets))
         return add_unenforced_header(rendered, jobs)
 
     return routes
 
 
+async def _find_offsets(
+    state: ServerState,
+    slot: RequestSlot,
+    request: GenerationRequest,
+    jobs: Sequence[Ready],
+    sources: Sequence[str | list[int] | None],
+    adds_special_tokens: bool,
+) -> list[Offsets | None]:
+    """Return of each job where its tokens stand in its source; None if nobody wants to know, or it is no text.
+
+    adds_special_tokens: as the jobs were prepared.
+    """
+    if not request.return_token_offsets:
+        return [None] * len(jobs)
+    found: list[Offsets | None] = []
+    for job, source in zip(jobs, sources, strict=True):
+        offsets = None
+        if isinstance(source, str):
+            offsets = await state.llm.find_token_offsets(
+                source, add_special_tokens=adds_special_tokens, caller=slot.places.caller
+            )
+            offsets = job.params.truncate(offsets, get_max_model_len(state.llm))
+        found.append(offsets)
+    return found
+
+
 def _render_jobs(
-    frame: ReplyMetadata, jobs: Sequence[Ready], request: GenerationRequest, config: ServerConfig
+    frame: ReplyMetadata,
+    jobs: Sequence[Ready],
+    request: GenerationRequest,
+    config: ServerConfig,
+    offsets: Sequence[Offsets | None],
 ) -> Response:
     """Make the array of all jobs, whose parameters differ in max_tokens only.
 
@@ -80,18 +118,27 @@ def _render_jobs(
             "prompt",
         )
     return json_response(
-        [_render_job(f"{frame.id}-{number}", frame.model, job, request, parameters) for number, job in enumerate(jobs)]
+        [
+            _render_job(f"{frame.id}-{number}", frame.model, job, request, parameters, offsets[number])
+            for number, job in enumerate(jobs)
+        ]
     )
 
 
 def _render_job(
-    request_id: str, model: str, job: Ready, request: GenerationRequest, parameters: dict[str, Any]
+    request_id: str,
+    model: str,
+    job: Ready,
+    request: GenerationRequest,
+    parameters: dict[str, Any],
+    offsets: Offsets | None,
 ) -> dict[str, Any]:
     return {
         "request_id": request_id,
         "model": model,
         "stream": bool(request.stream),
         "token_ids": list(job.prompt_ids),
+        "token_offsets": offsets,
         "sampling_params": parameters | {"max_tokens": job.params.max_tokens},
     }
 

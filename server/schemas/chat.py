@@ -1,8 +1,8 @@
 """The body of POST /v1/chat/completions."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from server.config import RESERVED_TEMPLATE_KWARGS
 from server.schemas.common import Int, NestedModel, NumberInt
@@ -13,7 +13,12 @@ from server.schemas.limits import max_alternatives, max_model_len, min_alternati
 MAX_MESSAGES = 16384
 REASONING_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 _MESSAGES = "test_message_fields.py::TestMessages::test_they_reach_the_template_as_they_came"
+_MEDIA_ARGUMENTS = (
+    "test_request_templates.py::TestTrust::test_media_arguments_need_a_flag_and_mean_nothing_to_a_model_of_text"
+)
 _IF_USED = "if the template uses it"
+_SHOWN_TOOL = "test_tools.py::test_a_tool_is_shown_to_the_template_as_it_was_sent"
+_DEFERRED_TOOL = "test_tools.py::test_a_tool_that_is_deferred_says_so_in_its_function"
 _READS_ANSWER = "test_tools.py::test_the_fields_reach_the_reader_of_the_answer"
 ContentPart = str | dict[str, Any]
 
@@ -44,6 +49,9 @@ class Message(NestedModel):
         return "\n".join(text for text in texts if isinstance(text, str))
 
 
+Conversation = Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]
+
+
 def _get_part_text(part: dict[str, Any]) -> Any:
     return part.get(part["type"] if part.get("type") in ("refusal", "thinking") else "text")
 
@@ -58,10 +66,11 @@ class FunctionJson(NestedModel):
 
     model_config = ConfigDict(extra="allow")
 
-    name: str
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
+    name: str = honoured(is_required=True, test=_SHOWN_TOOL)
+    description: str | None = honoured(note=_IF_USED, test=_SHOWN_TOOL)
+    parameters: dict[str, Any] | None = honoured(note="forced and strict calls follow it", test=_SHOWN_TOOL)
+    strict: bool | None = honoured(note="calls of auto follow the schema, too", test=_SHOWN_TOOL)
+    defer_loading: bool | None = honoured(note=_IF_USED, test=_DEFERRED_TOOL)
 
 
 class Tool(NestedModel):
@@ -69,16 +78,21 @@ class Tool(NestedModel):
 
     model_config = ConfigDict(extra="allow")
 
-    type: Literal["function"]
-    function: FunctionJson
+    type: Literal["function"] = honoured(is_required=True, test=_SHOWN_TOOL)
+    function: FunctionJson = honoured(is_required=True, test=_SHOWN_TOOL)
+    defer_loading: bool | None = honoured(note="stands for the function's, if that has none", test=_DEFERRED_TOOL)
+
+    @model_validator(mode="after")
+    def _defer_function(self) -> Self:
+        """Show the template in the function, too, what the tool says, as vLLM does."""
+        if self.defer_loading is not None and self.function.defer_loading is None:
+            self.function.defer_loading = self.defer_loading
+        return self
 
 
-class ChatRequest(GenerationRequest):
-    """The body of POST /v1/chat/completions. GET /openapi.json describes every field."""
+class ChatFields(GenerationRequest):
+    """The fields that a request about one conversation and one about several have in common."""
 
-    messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)] = honoured(
-        "Messages of the conversation.", Purpose.PROMPT, is_required=True, note="text only", test=_MESSAGES
-    )
     max_completion_tokens: Int | None = honoured(
         "Most tokens to generate; none: as many as fit.",
         Purpose.LENGTH,
@@ -166,8 +180,12 @@ class ChatRequest(GenerationRequest):
     mm_processor_kwargs: dict[str, Any] | None = no_effect(
         "Arguments of the processor of multimodal models.",
         note="on models of text; needs --trust-request-mm-kwargs",
-        test="test_request_templates.py"
-        "::TestTrust::test_media_arguments_need_a_flag_and_mean_nothing_to_a_model_of_text",
+        test=_MEDIA_ARGUMENTS,
+    )
+    media_io_kwargs: dict[str, dict[str, Any]] | None = no_effect(
+        "Arguments of the readers of images, sounds and videos, by kind.",
+        note="on models of text; needs --trust-request-mm-kwargs",
+        test=_MEDIA_ARGUMENTS,
     )
     return_prompt_text: bool | None = honoured(
         "Returns the rendered prompt as text.",
@@ -205,6 +223,14 @@ class ChatRequest(GenerationRequest):
         return resolve_template_flag(
             "continue_final_message", self.continue_final_message, self.chat_template_kwargs, False
         )
+
+
+class ChatRequest(ChatFields):
+    """The body of POST /v1/chat/completions. GET /openapi.json describes every field."""
+
+    messages: Conversation = honoured(
+        "Messages of the conversation.", Purpose.PROMPT, is_required=True, note="text only", test=_MESSAGES
+    )
 
     def get_response_role(self, default: str) -> str:
         """Return the role of the answer: `default` for a new message, the last message's if that one is continued."""

@@ -9,6 +9,7 @@ from typing import Any
 from jaxserve import InvalidParameter, check_stop_strings
 from server.config import ServerConfig
 from server.errors import preview
+from server.schemas.batch_chat import BatchChatRequest
 from server.schemas.chat import REASONING_EFFORTS, ChatRequest
 from server.schemas.completions import CompletionRequest
 from server.schemas.constraints import resolve_constraint
@@ -29,6 +30,21 @@ def check_chat(request: ChatRequest, config: ServerConfig) -> None:
     check_tools(request)
     check_reasoning_effort(request.reasoning_effort)
     refuse_unsupported(request)
+
+
+def check_batch(batch: BatchChatRequest, config: ServerConfig) -> None:
+    """Check the body of a batch of conversations.
+
+    Raises InvalidParameter or another RequestError about the field at fault.
+    """
+    refuse_unsupported(batch)
+    num, limit = len(batch.messages), config.max_completion_prompts
+    if num > limit:
+        raise InvalidParameter(f"messages has {num} conversations; at most {limit} are allowed.", "messages")
+    first, *others = batch.to_chat_requests()
+    check_chat(first, config)
+    for request in others:  # they differ in nothing else
+        check_messages(request.messages)
 
 
 def check_completion(request: CompletionRequest, config: ServerConfig) -> None:

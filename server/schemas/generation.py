@@ -1,7 +1,7 @@
 """The fields that chat and completion requests have in common."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -235,6 +235,29 @@ class GenerationRequest(BaseModel):
         False,
         test="test_chat_reply.py::test_token_ids_on_demand",
     )
+    return_token_offsets: bool | None = honoured(
+        "With /render: returns for each token of the prompt where it stands in the text.",
+        Purpose.REPLY,
+        False,
+        note="with /render; elsewhere it has no effect",
+        test="test_tokens.py::TestRender::test_offsets_say_where_each_token_stands",
+    )
+    mm_payload: Literal["tensors", "none"] | None = no_effect(
+        "With /render: what it returns of images, sounds and videos.", "tensors", note="on models of text"
+    )
+    return_mm_kwargs: bool | None = no_effect(
+        "The old name of mm_payload: false for none.", True, note="on models of text"
+    )
+    return_weight_versions: bool | None = refused(
+        "Returns by which version of the weights each token was computed.",
+        False,
+        note="weights are loaded once and have no versions",
+    )
+    routed_experts_prompt_start: Int | None = refused(
+        "Number of prompt tokens of which no routed experts are returned.",
+        0,
+        note="answers do not bring the experts of their tokens",
+    )
     cache_salt: str | None = honoured(
         "Prompts share cached prefixes only with prompts of the same salt.",
         Purpose.SCHEDULING,
@@ -245,7 +268,16 @@ class GenerationRequest(BaseModel):
     )
     kv_transfer_params: dict[str, Any] | None = refused(
         "Parameters of a connector that transfers keys and values between servers.",
+        {},
         note="needs a transfer connector, which this server has not",
+    )
+    ec_transfer_params: dict[str, Any] | None = refused(
+        "Parameters of a connector that transfers what an encoder has computed between servers.",
+        {},
+        note="needs a transfer connector, which this server has not",
+    )
+    watermarking: bool | None = refused(
+        "Marks the answer so that a detector can tell who generated it.", False, note="answers carry no watermark"
     )
     vllm_xargs: dict[str, Any] | None = no_effect("Arguments of extensions.", note="without extensions")
     repetition_detection: RepetitionDetectionJson | None = parameter(

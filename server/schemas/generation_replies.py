@@ -43,6 +43,17 @@ class UsageJson(TypedDict):
     completion_tokens_details: NotRequired[CompletionTokensDetails]
 
 
+class RequestMetrics(TypedDict):
+    """Times of a request with one choice, with --enable-per-request-metrics; in a stream with the usage chunk."""
+
+    time_to_first_token_ms: Annotated[float | None, describe("From the time that it began to run.")]
+    generation_time_ms: Annotated[float | None, describe("From the first token to the last.")]
+    queue_time_ms: Annotated[float | None, describe("Until it began to run.")]
+    mean_itl_ms: Annotated[float | None, describe("Between two tokens; null for a single one.")]
+    tokens_per_second: Annotated[float | None, describe("Tokens of the answer in the time since it began to run.")]
+    speculative_decoding: None
+
+
 class TopToken(TypedDict):
     """One token and its log-probability."""
 
@@ -142,6 +153,8 @@ class ChatCompletion(TypedDict):
     prompt_logprobs: PromptLogprobs
     prompt_token_ids: PromptTokenIds
     kv_transfer_params: None
+    ec_transfer_params: None
+    metrics: RequestMetrics | None
     prompt_text: NotRequired[PromptText]
 
 
@@ -191,6 +204,7 @@ class ChatChunk(TypedDict):
     model: str
     choices: list[ChatChunkChoice]
     usage: NotRequired[UsageJson]
+    metrics: NotRequired[RequestMetrics]
     system_fingerprint: NotRequired[Fingerprint]
     prompt_token_ids: NotRequired[list[int]]
     prompt_text: NotRequired[PromptText]
@@ -230,6 +244,8 @@ class CompletionJson(TypedDict):
     system_fingerprint: Fingerprint
     usage: UsageJson
     kv_transfer_params: None
+    ec_transfer_params: None
+    metrics: RequestMetrics | None
 
 
 class CompletionChunkChoice(TypedDict):
@@ -253,4 +269,5 @@ class CompletionChunk(TypedDict):
     model: str
     choices: list[CompletionChunkChoice]
     usage: NotRequired[UsageJson]
+    metrics: NotRequired[RequestMetrics]
     system_fingerprint: NotRequired[Fingerprint]

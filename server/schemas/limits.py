@@ -14,7 +14,7 @@ class ServerLimits:
     max_model_len       tokens of a prompt and its answer together
     max_tokenize_chars  characters that /tokenize takes
     max_logprobs        alternatives that may be asked for; -1: any number
-    max_n, max_stop_strings, max_tools, stream_interval, tokens_as_ids   as in ServerConfig
+    max_n, max_stop_strings, max_tools, max_completion_prompts, stream_interval, tokens_as_ids   as in ServerConfig
     is_priority_used    whether requests are scheduled by priority
     sampling_defaults   the model's own sampling parameters
     has_adapters        requests may name adapters, which come and go
@@ -28,6 +28,7 @@ class ServerLimits:
     max_n: int
     max_stop_strings: int
     max_tools: int
+    max_completion_prompts: int
     stream_interval: int
     tokens_as_ids: bool
     is_priority_used: bool

@@ -14,6 +14,13 @@ class Rendered(TypedDict):
     model: str
     stream: bool
     token_ids: list[int]
+    token_offsets: Annotated[
+        list[tuple[int, int]] | None,
+        describe(
+            "With return_token_offsets: for each token its first character in the text (of a chat: prompt_text) and the"
+            " one behind it; [0, 0] for a token that was added. Null for a prompt of token ids."
+        ),
+    ]
     sampling_params: dict[str, Any]
     prompt_text: NotRequired[PromptText]
 

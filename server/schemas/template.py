@@ -36,6 +36,11 @@ class TemplateFields(Protocol):
         ...
 
     @property
+    def media_io_kwargs(self) -> dict[str, dict[str, Any]] | None:
+        """Arguments of the readers of media."""
+        ...
+
+    @property
     def adds_generation_prompt(self) -> bool:
         """Whether the prompt ends with the beginning of an assistant message."""
         ...
@@ -70,8 +75,9 @@ def check_template_fields(request: TemplateFields, config: ServerConfig) -> None
         raise InvalidParameter("chat_template_kwargs.chat_template must be a string.", "chat_template_kwargs")
     for name in sorted(RESERVED_TEMPLATE_KWARGS & kwargs.keys()):
         raise InvalidParameter(f"chat_template_kwargs may not contain {name}.", "chat_template_kwargs")
-    if request.mm_processor_kwargs and not config.trust_request_mm_kwargs:
-        raise InvalidParameter(_needs_flag("mm_processor_kwargs", "--trust-request-mm-kwargs"), "mm_processor_kwargs")
+    for name in ("mm_processor_kwargs", "media_io_kwargs"):
+        if getattr(request, name) and not config.trust_request_mm_kwargs:
+            raise InvalidParameter(_needs_flag(name, "--trust-request-mm-kwargs"), name)
     variables = {name: value for name, value in kwargs.items() if name != "chat_template"}
     _check_size("chat_template_kwargs", variables, MAX_TEMPLATE_KWARGS_BYTES)
     num_tools = len(request.tools or ())

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from server.schemas.chat import MAX_MESSAGES, ChatRequest, Message, Tool, resolve_template_flag
+from server.schemas.chat import ChatRequest, Conversation, Tool, resolve_template_flag
 from server.schemas.fields import honoured, same_as
 from server.schemas.limits import token_id
 
@@ -29,7 +29,7 @@ class TokenizeRequest(BaseModel):
         test="test_routes.py::TestTokenize::test_a_prompt",
         maxLength=lambda limits: limits.max_tokenize_chars,
     )
-    messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)] | None = honoured(
+    messages: Conversation | None = honoured(
         "Messages to render and tokenize; either these or a prompt.", note="or a prompt", test=_AS_CHAT
     )
     add_special_tokens: bool | None = honoured(
@@ -58,6 +58,7 @@ class TokenizeRequest(BaseModel):
     chat_template: str | None = same_as(ChatRequest, "chat_template")
     chat_template_kwargs: dict[str, Any] | None = same_as(ChatRequest, "chat_template_kwargs", note="", test=_AS_CHAT)
     mm_processor_kwargs: dict[str, Any] | None = same_as(ChatRequest, "mm_processor_kwargs")
+    media_io_kwargs: dict[str, dict[str, Any]] | None = same_as(ChatRequest, "media_io_kwargs")
 
     @property
     def adds_generation_prompt(self) -> bool:

@@ -199,25 +199,29 @@ def test_a_snapshot_does_not_change_any_more():
     assert before.counters["engine_steps"] == sum(before.histograms["iteration_tokens_total"].counts) == 0
 
 
-def test_a_traced_request_tells_its_times_with_its_first_tokens_and_others_do_not():
+def test_a_timed_request_tells_its_times_so_far_and_others_do_not():
     world = World(max_num_seqs=1)
-    plain, first, second = (world.add(prompt(9), is_traced=traced) for traced in (False, True, True))
+    plain, first, second = (world.add(prompt(9), is_timed=traced) for traced in (False, True, True))
     world.run()
     times = {key: [output.times for output in outputs] for key, outputs in world.outputs.items()}
     assert set(times[plain.request_id]) == {None}
     for request in (first, second):
-        assert times[request.request_id][0] is not None
-        assert set(times[request.request_id][1:]) == {None}
+        own = times[request.request_id]
+        assert len({(each.queue_s, each.prefill_s) for each in own}) == 1
+        assert own[0].decode_s == 0 and [each.decode_s for each in own] == sorted({each.decode_s for each in own})
     histograms = world.stats.snapshot(num_running=0, num_waiting=0).histograms
-    queued, prefilled = (histograms[f"request_{phase}_time_seconds"].sum for phase in ("queue", "prefill"))
+    phases = ("queue", "prefill", "decode")
+    queued, prefilled, decoded = (histograms[f"request_{phase}_time_seconds"].sum for phase in phases)
+    assert 0 < times[second.request_id][-1].decode_s < decoded
     assert 0 < times[first.request_id][0].queue_s < times[second.request_id][0].queue_s < queued
     assert 0 < times[second.request_id][0].prefill_s < prefilled
 
 
-def test_a_traced_request_that_is_preempted_keeps_its_first_times():
+def test_a_timed_request_that_is_preempted_keeps_its_first_times():
     world = World(num_pages=9, max_num_seqs=4, prefix=False)
-    requests = [world.add(prompt(8 + index), is_traced=True, max_tokens=12) for index in range(3)]
+    requests = [world.add(prompt(8 + index), is_timed=True, max_tokens=12) for index in range(3)]
     world.run()
     assert world.stats.snapshot(num_running=0, num_waiting=0).counters["num_preemptions"]
     for request in requests:
-        assert [output.times is not None for output in world.outputs[request.request_id]].count(True) == 1
+        times = [output.times for output in world.outputs[request.request_id]]
+        assert len({(each.queue_s, each.prefill_s) for each in times}) == 1

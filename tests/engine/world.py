@@ -111,7 +111,7 @@ class World:
         borders=(),
         caller="",
         label="",
-        is_traced=False,
+        is_timed=False,
         **params,
     ) -> Request:
         """guided: the fields of a request that say what its answer must be."""
@@ -132,7 +132,7 @@ class World:
             cache_salt=salt,
             caller=caller,
             label=label,
-            is_traced=is_traced,
+            is_timed=is_timed,
             **guided,
         )
         self.requests[request.request_id] = request

@@ -48,6 +48,11 @@ class TemplateLLM(FakeLLM):
     ) -> list[int]:
         return self.prompts.encode(text, add_special_tokens=add_special_tokens, counting=counting)
 
+    async def find_token_offsets(
+        self, text: str, *, add_special_tokens: bool = True, caller: str = ""
+    ) -> list[tuple[int, int]]:
+        return self.tokenizer.find_offsets(text, add_special_tokens)
+
     def decode(self, token_ids: Sequence[int]) -> str:
         return self.tokenizer.decode(token_ids)
 

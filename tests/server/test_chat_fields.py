@@ -113,6 +113,15 @@ async def test_logprob_token_ids_become_a_sampling_parameter(api):
         ("bad_words", []),
         ("logprob_token_ids", []),
         ("mm_processor_kwargs", {}),
+        ("media_io_kwargs", {}),
+        ("kv_transfer_params", {}),
+        ("ec_transfer_params", {}),
+        ("watermarking", False),
+        ("return_token_offsets", True),
+        ("mm_payload", "none"),
+        ("return_mm_kwargs", False),
+        ("return_weight_versions", False),
+        ("routed_experts_prompt_start", 0),
         ("priority", 0),
         ("truncation_side", "left"),
         ("vllm_xargs", {"a": 1, "b": "x", "c": [1.5, "y"], "d": 2**64 - 1, "e": -(2**63)}),
@@ -142,8 +151,11 @@ def test_unknown_keys_are_not_kept(schema):
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("kv_transfer_params", {}),
         ("kv_transfer_params", {"do_remote_decode": True}),
+        ("ec_transfer_params", {"do_remote_encode": True}),
+        ("watermarking", True),
+        ("return_weight_versions", True),
+        ("routed_experts_prompt_start", 3),
     ],
 )
 async def test_what_is_not_built_yet_is_refused_by_name(api, field, value):
@@ -252,6 +264,7 @@ async def test_what_is_not_built_yet_is_refused_by_name(api, field, value):
         ({"chat_template_kwargs": {"range": 1}}, "chat_template_kwargs"),
         ({"chat_template_kwargs": {"a": "x" * 65536}}, "chat_template_kwargs"),
         ({"mm_processor_kwargs": {"a": 1}}, "mm_processor_kwargs"),
+        ({"media_io_kwargs": {"video": {"num_frames": 8}}}, "media_io_kwargs"),
         ({"vllm_xargs": {"a": {"b": 1}}}, "vllm_xargs"),
         ({"vllm_xargs": {"a": 2**64}}, "vllm_xargs"),
         ({"vllm_xargs": {"a": -(2**63) - 1}}, "vllm_xargs"),
@@ -320,12 +333,13 @@ async def test_an_integer_of_more_than_64_bits_is_called_that(api, field, value)
     assert "an integer of at most 64 bits" in answer.error["message"] and "string" not in answer.error["message"]
 
 
-async def test_a_transfer_is_refused_with_what_it_needs(api):
+@pytest.mark.parametrize("name", ["kv_transfer_params", "ec_transfer_params"])
+async def test_a_transfer_is_refused_with_what_it_needs(api, name):
     for ask in (api.chat, api.complete):
-        error = (await ask(kv_transfer_params={"a": 1})).error
-        assert (error["param"], error["code"]) == ("kv_transfer_params", 400)
+        error = (await ask(**{name: {"a": 1}})).error
+        assert (error["param"], error["code"]) == (name, 400)
         assert "needs a transfer connector, which this server has not" in error["message"]
-        assert (await ask(kv_transfer_params=None)).json["kv_transfer_params"] is None
+        assert (await ask(**{name: None})).json[name] is None
 
 
 async def test_a_missing_messages_is_named(api):

@@ -14,7 +14,7 @@ from tests.server.api import CHAT
 
 INTS = [
     *("max_tokens", "n", "seed", "top_k", "min_tokens", "truncate_prompt_tokens", "priority", "stream_interval"),
-    "thinking_token_budget",
+    *("thinking_token_budget", "routed_experts_prompt_start"),
 ]
 FLOATS = [
     "frequency_penalty",
@@ -36,6 +36,10 @@ BOOLS = [
     "add_special_tokens",
     "return_tokens_as_token_ids",
     "return_token_ids",
+    "return_token_offsets",
+    "watermarking",
+    "return_mm_kwargs",
+    "return_weight_versions",
 ]
 STRINGS = ["model", "user", "truncation_side", "request_id", "cache_salt", "session_id"]
 OBJECTS = [
@@ -44,6 +48,7 @@ OBJECTS = [
     "response_format",
     "structured_outputs",
     "kv_transfer_params",
+    "ec_transfer_params",
     "vllm_xargs",
     "repetition_detection",
 ]
@@ -60,6 +65,7 @@ CHAT_ONLY = {
     "chat_template": STRINGS,
     "chat_template_kwargs": OBJECTS,
     "mm_processor_kwargs": OBJECTS,
+    "media_io_kwargs": OBJECTS,
     "documents": LISTS,
     "tools": LISTS,
 }
@@ -212,7 +218,16 @@ async def test_several_faults_are_told_together_and_no_more_than_ten_of_them(api
 
 
 def test_every_field_has_a_kind():
-    special = {"stop", "top_logprobs", "prompt_logprobs", "messages", "tool_choice", "prompt", "prompt_embeds"}
+    special = {
+        "mm_payload",
+        "stop",
+        "top_logprobs",
+        "prompt_logprobs",
+        "messages",
+        "tool_choice",
+        "prompt",
+        "prompt_embeds",
+    }
     shared = {*INTS, *FLOATS, *BOOLS, *STRINGS, *OBJECTS, *LISTS} | special
     assert set(ChatRequest.model_fields) <= shared | set(CHAT_ONLY)
     assert set(CompletionRequest.model_fields) <= shared | {"suffix", "logprobs"}

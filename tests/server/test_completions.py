@@ -7,6 +7,7 @@ from tests.fake_llm import BOS, FakeLLM
 
 KEYS = """
     id object created model choices service_tier system_fingerprint usage kv_transfer_params
+    ec_transfer_params metrics
 """
 CHOICE = """
     index text logprobs finish_reason stop_reason token_ids prompt_logprobs prompt_token_ids

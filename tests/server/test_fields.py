@@ -10,7 +10,8 @@ import pytest
 from pydantic import BaseModel
 
 from jaxserve import SamplingParams
-from server.schemas.chat import ChatRequest, Message
+from server.schemas.batch_chat import BatchChatRequest
+from server.schemas.chat import ChatRequest, FunctionJson, Message, Tool
 from server.schemas.completions import CompletionRequest
 from server.schemas.constraint_fields import ResponseFormat, StructuredOutputsJson
 from server.schemas.control import AbortRequest
@@ -33,6 +34,7 @@ from server.schemas.tokens import DetokenizeRequest, TokenizeRequest
 REPO = Path(__file__).parents[2]
 REQUESTS = (
     ChatRequest,
+    BatchChatRequest,
     CompletionRequest,
     ResponsesRequest,
     InvocationRequest,
@@ -44,7 +46,7 @@ REQUESTS = (
 )
 REQUESTS += (EmbeddingRequest, ClassifyRequest, ScoreRequest, RerankRequest)
 NESTED = (Message, StreamOptions, StructuredOutputsJson, ResponseFormat, ReasoningOptions, TextOptions, TextFormat)
-NESTED += (MessageParam, ThinkingOptions, ToolChoiceJson, OutputConfig, OutputFormat)
+NESTED += (Tool, FunctionJson, MessageParam, ThinkingOptions, ToolChoiceJson, OutputConfig, OutputFormat)
 ROWS = [(schema, field) for schema in (*REQUESTS, *NESTED) for field in sorted(get_rows(schema))]
 CONTRACT = """
     messages model frequency_penalty presence_penalty repetition_penalty logit_bias logprobs top_logprobs
@@ -56,6 +58,8 @@ CONTRACT = """
     chat_template_kwargs mm_processor_kwargs structured_outputs priority request_id
     return_tokens_as_token_ids return_token_ids cache_salt kv_transfer_params vllm_xargs repetition_detection
     thinking_token_budget truncation_side logprob_token_ids return_prompt_text stream_interval session_id
+    ec_transfer_params watermarking media_io_kwargs return_token_offsets
+    mm_payload return_mm_kwargs return_weight_versions routed_experts_prompt_start
 """
 
 

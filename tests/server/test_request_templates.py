@@ -83,11 +83,11 @@ class TestTrust:
             assert (await expect_refusal(api, chat_template_kwargs={name: 1}))["param"] == "chat_template_kwargs"
 
     async def test_media_arguments_need_a_flag_and_mean_nothing_to_a_model_of_text(self, template_api):
-        error = await expect_refusal(template_api(), mm_processor_kwargs={"a": 1})
-        assert ("--trust-request-mm-kwargs" in error["message"], error["param"]) == (True, "mm_processor_kwargs")
-        trusting = template_api(trust_request_mm_kwargs=True)
-        assert await render(trusting, mm_processor_kwargs={"a": 1}) == await render(template_api())
-        assert await render(template_api(), mm_processor_kwargs={}) == await render(template_api())
+        plain, trusting = await render(template_api()), template_api(trust_request_mm_kwargs=True)
+        for name, value in (("mm_processor_kwargs", {"a": 1}), ("media_io_kwargs", {"video": {"fps": 1}})):
+            error = await expect_refusal(template_api(), **{name: value})
+            assert ("--trust-request-mm-kwargs" in error["message"], error["param"]) == (True, name)
+            assert await render(trusting, **{name: value}) == await render(template_api(), **{name: {}}) == plain
 
 
 @pytest.mark.parametrize(

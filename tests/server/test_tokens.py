@@ -94,6 +94,29 @@ class TestRender:
         assert [one["token_ids"] for one in shown] == [await api.llm.encode(text) for text in ("the", "fox")]
         assert (shown[0]["sampling_params"]["max_tokens"], api.llm.calls) == (3, [])
 
+    async def test_offsets_say_where_each_token_stands(self, template_api):
+        api = template_api()
+        body = {"messages": [{"role": "user", "content": "Grüße, 世界"}], "return_prompt_text": True}
+        shown = (await api.post("/v1/chat/completions/render", {**body, "return_token_offsets": True})).json
+        text, offsets = shown["prompt_text"], shown["token_offsets"]
+        assert offsets == [list(each) for each in api.llm.tokenizer.find_offsets(text, False)]
+        assert "".join(text[start:end] for start, end in dict.fromkeys(map(tuple, offsets))) == text
+        assert (await api.post("/v1/chat/completions/render", body)).json["token_offsets"] is None
+
+    async def test_offsets_are_truncated_as_the_prompt_is(self, template_api):
+        api = template_api()
+        body = {"prompt": ["the quick fox", "the fox"], "max_tokens": 3, "return_token_offsets": True}
+        whole = (await api.post("/v1/completions/render", body)).json
+        for side, kept in (("left", slice(-2, None)), ("right", slice(2))):
+            cut = {**body, "truncate_prompt_tokens": 2, "truncation_side": side}
+            for before, after in zip(whole, (await api.post("/v1/completions/render", cut)).json, strict=True):
+                assert after["token_ids"] == before["token_ids"][kept]
+                assert after["token_offsets"] == before["token_offsets"][kept]
+
+    async def test_token_ids_have_no_offsets(self, template_api):
+        body = {"prompt": [5, 6], "max_tokens": 3, "return_token_offsets": True}
+        assert (await template_api().post("/v1/completions/render", body)).json[0]["token_offsets"] is None
+
     @pytest.mark.parametrize(
         ("path", "body", "status"),
         [

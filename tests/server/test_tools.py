@@ -40,6 +40,30 @@ async def test_the_fields_reach_the_reader_of_the_answer(api):
     assert (await read(api)).prompt_text == "u:Hi|"
 
 
+async def test_a_tool_is_shown_to_the_template_as_it_was_sent(api):
+    parameters = {"type": "object", "properties": {"a": {"type": "string"}}}
+    function = {"name": "f", "description": "d", "parameters": parameters, "strict": True, "further": [1]}
+    tool = {"type": "function", "function": function, "cache": {"a": 1}}
+    await read(api, tools=[tool])
+    assert api.llm.rendered[-1]["tools"] == [tool]
+
+
+@pytest.mark.parametrize(
+    ("tool", "function", "shown"), [(True, {}, True), (False, {}, False), (True, {"defer_loading": False}, False)]
+)
+async def test_a_tool_that_is_deferred_says_so_in_its_function(api, tool, function, shown):
+    await read(api, tools=[{"type": "function", "function": {"name": "f", **function}, "defer_loading": tool}])
+    (rendered,) = api.llm.rendered[-1]["tools"]
+    assert (rendered["defer_loading"], rendered["function"]["defer_loading"]) == (tool, shown)
+
+
+@pytest.mark.parametrize("path", ["body.tools.0.defer_loading", "body.tools.0.function.defer_loading"])
+async def test_whether_a_tool_is_deferred_is_a_boolean(api, path):
+    tool = {"type": "function", "function": {"name": "f"}}
+    (tool["function"] if "function" in path else tool)["defer_loading"] = "later"
+    assert (await api.chat(tools=[tool])).error["param"] == path
+
+
 async def test_past_calls_are_counted(api):
     call = {"id": "1", "function": {"name": "f", "arguments": "{}"}}
     turns = [

@@ -27,6 +27,14 @@ def test_any_text_survives_the_round_trip(text):
     assert BYTE_LEVEL.decode(BYTE_LEVEL.encode(text)) == text
 
 
+@given(st.text())
+def test_each_id_has_a_part_of_the_text_and_all_of_them_are_all_of_it(text):
+    offsets = BYTE_LEVEL.find_offsets(text)
+    assert len(offsets) == len(BYTE_LEVEL.encode(text))
+    covered = {position for start, end in offsets for position in range(start, end)}
+    assert offsets == sorted(offsets) and covered == set(range(len(text)))
+
+
 @pytest.mark.parametrize("backend", [byte_level_backend, byte_fallback_backend])
 def test_the_bytes_of_every_token_are_its_text(backend):
     tokenizer = make(backend())

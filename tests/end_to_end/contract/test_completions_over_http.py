@@ -19,7 +19,7 @@ def test_the_keys_of_an_answer(ask):
     reply = ask.complete()
     assert list(reply) == [
         *("id", "object", "created", "model", "choices", "service_tier", "system_fingerprint", "usage"),
-        "kv_transfer_params",
+        *("kv_transfer_params", "ec_transfer_params", "metrics"),
     ]
     assert reply["object"] == "text_completion" and reply["id"].startswith("cmpl-")
     assert list(reply["choices"][0]) == [

@@ -36,7 +36,8 @@ FIELDS = {
     "messages::test_return_prompt_text_shows_what_the_template_wrote": "return_prompt_text",
     "messages::test_what_a_prompt_or_its_answer_cannot_be": "chat_template",
     "messages::test_what_the_template_does_not_use_changes_nothing": (
-        "documents chat_template_kwargs mm_processor_kwargs reasoning_effort"
+        "documents chat_template_kwargs mm_processor_kwargs media_io_kwargs reasoning_effort return_token_offsets "
+        "mm_payload return_mm_kwargs"
     ),
     "parsing::test_a_body_of_another_shape": "messages",
     "replies::test_model_may_be_any_name_and_the_first_answers": "model",
@@ -54,7 +55,10 @@ FIELDS = {
     "sampling::test_repetition_penalty_divides_what_the_bias_made": "repetition_penalty",
     "sampling::test_temperature_top_k_top_p_and_min_p_at_their_ends_are_greedy": ("temperature top_k top_p min_p"),
     "scheduling::test_cache_salt_divides_what_is_shared": "cache_salt",
-    "scheduling::test_kv_transfer_params_need_a_connector": "kv_transfer_params",
+    "scheduling::test_transfers_need_a_connector": "kv_transfer_params ec_transfer_params",
+    "scheduling::test_what_an_answer_cannot_bring_is_refused": (
+        "watermarking return_weight_versions routed_experts_prompt_start"
+    ),
     "scheduling::test_vllm_xargs_are_looked_at_and_left": "vllm_xargs",
     "scheduling::test_priority_needs_its_scheduling": "priority",
     "stopping::test_a_stop_string_across_tokens_cuts_the_text_and_not_the_tokens": "stop",

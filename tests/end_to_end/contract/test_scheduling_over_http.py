@@ -76,11 +76,22 @@ def test_vllm_xargs_are_looked_at_and_left(ask, good, bad):
     assert check_error(ask.ask(vllm_xargs=bad))["param"] == "vllm_xargs"
 
 
-@pytest.mark.parametrize("value", [{}, {"a": 1}, {"prompt_token_ids": [1]}])
-def test_kv_transfer_params_need_a_connector(ask, value):
-    error = check_error(ask.ask(kv_transfer_params=value))
-    assert error["param"] == "kv_transfer_params" and "transfer connector" in error["message"]
-    assert ask.chat(kv_transfer_params=None)["kv_transfer_params"] is None
+@pytest.mark.parametrize("name", ["kv_transfer_params", "ec_transfer_params"])
+def test_transfers_need_a_connector(ask, name):
+    for value in ({"a": 1}, {"prompt_token_ids": [1]}):
+        error = check_error(ask.ask(**{name: value}))
+        assert error["param"] == name and "transfer connector" in error["message"]
+    for nothing in (None, {}):
+        assert ask.chat(**{name: nothing})[name] is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "neutral"),
+    [("watermarking", True, False), ("return_weight_versions", True, False), ("routed_experts_prompt_start", 3, 0)],
+)
+def test_what_an_answer_cannot_bring_is_refused(ask, name, value, neutral):
+    assert check_error(ask.ask(**{name: value}))["param"] == name
+    assert ask.text(**{name: neutral}) == ask.text()
 
 
 @pytest.mark.parametrize("form", ["TEXT", "JSON", "json"])
