@@ -1,7 +1,7 @@
 """Decode steps over a long context with pages of each type, in turns: scripts/bench caches [--context 4096] [--rows 8]
 
 All engines stand in one process and take a step each in every round, so that other load on the machine slows all of
-them alike. Every row has pages of its own. Packed weights leave less of a step beside its attention.
+them alike. Every row has pages of its own, full of numbers. Packed weights leave less of a step beside its attention.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from jaxserve.config import DEFAULT_MODEL, EngineConfig, KVCacheDtype, Quantizat
 from jaxserve.engine.build import LoadedEngine, build
 from jaxserve.sampling.sampler import SampleMode
 from scripts.benchmarks.packed import measure_kinds, show_kinds
-from scripts.benchmarks.plans import decode_plan
+from scripts.benchmarks.plans import decode_plan, fill_pages
 
 PAGE_TYPES: tuple[KVCacheDtype, ...] = ("float32", "bfloat16", "int8", "fp8_e4m3", "fp8_e5m2")
 PAGE = 16
@@ -42,6 +42,8 @@ def build_engine(arguments: argparse.Namespace, page_type: KVCacheDtype) -> Load
 def compare_caches(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Measure a decode step with every type of pages, milliseconds."""
     built = {page_type: build_engine(arguments, page_type) for page_type in PAGE_TYPES}
+    for engine in built.values():
+        fill_pages(engine)
     name = f"decode, {arguments.rows} rows, {arguments.context} tokens each"
     plan = partial(decode_plan, rows=arguments.rows, context=arguments.context, mode=SampleMode.GREEDY)
     results = measure_kinds(built, {name: plan}, arguments.repeats)

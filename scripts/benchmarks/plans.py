@@ -1,5 +1,9 @@
 """Plans of one decode step or one prefill chunk, for timing: nobody reads the output."""
 
+from dataclasses import replace
+from typing import Any
+
+import jax
 import numpy as np
 
 from jaxserve.engine.build import LoadedEngine
@@ -7,6 +11,28 @@ from jaxserve.engine.plan import Chunk, DecodeBatch, StepPlan
 from jaxserve.sampling.columns import empty_row, pack_params
 from jaxserve.sampling.sampler import SampleMode
 from jaxserve.sampling_params import SamplingParams
+
+
+def fill_pages(built: LoadedEngine) -> None:
+    """Put numbers into all pages of an engine on a CPU, as a conversation would.
+
+    Pages that nobody has written are all the same 4 KiB of zeros of Linux, which the processor's own cache keeps:
+    reading them costs nothing.
+    """
+    runner: Any = built.engine.runner
+    executor = runner.executor
+    pages = jax.tree.map(_fill, executor.state.pages)
+    executor.state = replace(executor.state, pages=pages)
+
+
+def _fill(array: jax.Array) -> jax.Array:
+    """Make an array like this one of numbers that repeat every 4 MiB or so, and delete this one."""
+    some = np.random.default_rng(0).uniform(-1, 1, min(array.size, 1 << 20)).astype(np.float32)
+    some = (100 * some).astype(np.int8) if array.dtype == np.int8 else some.astype(array.dtype)
+    filled = np.resize(some, array.shape)
+    placement = array.sharding
+    array.delete()
+    return jax.device_put(filled, placement)
 
 
 def decode_plan(built: LoadedEngine, rows: int, context: int, mode: SampleMode) -> StepPlan:
