@@ -14,6 +14,8 @@ from server.responses.tools import CallableTool, ToolTable
 IN_PROGRESS, COMPLETED, INCOMPLETE = "in_progress", "completed", "incomplete"
 ItemEvent = tuple[str, dict[str, Any]]
 """The type of an event, without "response." in front, and its fields."""
+REASONING_PART = "reasoning_part"  # vLLM's name
+OPENAI_REASONING_PART = "content_part"
 Entries = list[dict[str, Any]]
 """Logprobs of some tokens."""
 
@@ -26,12 +28,14 @@ class ItemOptions:
     is_input_plain  the block of a call has the text of a custom tool, not arguments
     has_summary     reasoning is its own summary, too
     has_sealed      reasoning has an encrypted_content, too
+    reasoning_part  what the events of a part of reasoning are named after
     """
 
     tools: ToolTable
     is_input_plain: bool = False
     has_summary: bool = False
     has_sealed: bool = False
+    reasoning_part: str = REASONING_PART
 
 
 class OutputItem(ABC):
@@ -115,7 +119,9 @@ class ReasoningItem(OutputItem):
             yield self._event("reasoning_summary_text.delta", summary_index=0, delta=piece)
 
     def _open_parts(self) -> Iterator[ItemEvent]:
-        yield self._event("content_part.added", content_index=0, part={"type": "reasoning_text", "text": ""})
+        yield self._event(
+            f"{self._options.reasoning_part}.added", content_index=0, part={"type": "reasoning_text", "text": ""}
+        )
         if self._options.has_summary:
             part = {"type": "summary_text", "text": ""}
             yield self._event("reasoning_summary_part.added", summary_index=0, part=part)
@@ -124,7 +130,7 @@ class ReasoningItem(OutputItem):
         text = self._block.text
         part = {"type": "reasoning_text", "text": text}
         yield self._event("reasoning_text.done", content_index=0, text=text)
-        yield self._event("content_part.done", content_index=0, part=part)
+        yield self._event(f"{self._options.reasoning_part}.done", content_index=0, part=part)
         self.json["content"] = [part]
         if self._options.has_summary:
             summary = {"type": "summary_text", "text": text}

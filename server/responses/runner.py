@@ -21,6 +21,7 @@ from server.responses.background import BackgroundRun
 from server.responses.checks import ID_PREFIX
 from server.responses.items import Item
 from server.responses.mapper import MappedRequest, map_request
+from server.responses.output_items import OPENAI_REASONING_PART, REASONING_PART
 from server.responses.references import is_reference, resolve_references
 from server.responses.store import StoredResponse
 from server.responses.writer import ResponsesWriter
@@ -109,8 +110,17 @@ class _ResponsesCall:
             shows_tools=mapped.grammar_tool is not None,
             num_copies=NUM_STREAM_COPIES if self._request.stream or self._request.background else 1,
         )
+        # The stream helper of OpenAI's SDK for Node throws at a type of event that it does not know, as vLLM's are.
+        is_strict = quart.request.headers.get("X-Stainless-Lang") == "js"
         writer = ResponsesWriter(
-            self._request, mapped, run.metadata, run.generation, run.renderer, self._state.tool_metrics, on_end
+            self._request,
+            mapped,
+            run.metadata,
+            run.generation,
+            run.renderer,
+            self._state.tool_metrics,
+            on_end,
+            OPENAI_REASONING_PART if is_strict else REASONING_PART,
         )
         return run.generation, writer, run.metadata.stream_interval
 

@@ -13,7 +13,7 @@ from server.logprobs import render_chat_logprobs
 from server.output_blocks import BlockBuilder, BlockEvent, BlockKind
 from server.replies import ReplyMetadata, TokenCounts
 from server.responses.mapper import MappedRequest
-from server.responses.output_items import ItemOptions, OutputItem, make_item
+from server.responses.output_items import REASONING_PART, ItemOptions, OutputItem, make_item
 from server.responses.response_object import ResponseObject
 from server.schemas.responses import ENCRYPTED_REASONING, ResponsesRequest
 from server.tool_metrics import RESPONSES, ToolMetrics
@@ -38,8 +38,9 @@ class ResponsesWriter:
         renderer: MessageRenderer,
         tool_metrics: ToolMetrics,
         on_end: Callable[[dict[str, Any]], None],
+        reasoning_part: str = REASONING_PART,
     ) -> None:
-        """on_end: is given the response when it has ended, well or not."""
+        """on_end: is given the response when it has ended, well or not. reasoning_part: as in ItemOptions."""
         self._metadata, self._generation = metadata, generation
         self._renderer, self._tool_metrics, self._on_end = renderer, tool_metrics, on_end
         self._response = ResponseObject(request, metadata, generation.jobs[0])
@@ -50,6 +51,7 @@ class ResponsesWriter:
             is_input_plain=grammar_tool is not None,
             has_summary=request.summary is not None,
             has_sealed=ENCRYPTED_REASONING in request.included,
+            reasoning_part=reasoning_part,
         )
         self._items: list[OutputItem] = []
         shows_tokens = renderer.shows_reasoning or not metadata.counts_reasoning

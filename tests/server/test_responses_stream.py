@@ -15,6 +15,7 @@ from tests.server.live_stream import Live
 from tests.server.test_responses_tools import BUILT_IN, FUNCTION, PATCH, SPACE, calling
 
 EVENTS = TypeAdapter(ResponseStreamEvent)
+NODE_SDK = {"X-Stainless-Lang": "js"}  # which throws at a type of event that it does not know
 ENDS = {"completed": "response.completed", "incomplete": "response.incomplete"}
 MESSAGE = """
     output_item.added content_part.added output_text.delta output_text.delta output_text.delta output_text.done
@@ -41,17 +42,22 @@ async def test_the_events_of_a_text_in_order(make_api):
     assert [event["delta"] for event in events if "delta" in event] == ["Hel", "lo", " world"]
 
 
-async def test_the_events_of_reasoning_and_its_summary_in_order(make_api):
+@pytest.mark.parametrize(("headers", "part"), [({}, "reasoning_part"), (NODE_SDK, "content_part")])
+async def test_the_events_of_reasoning_in_order(make_api, headers, part):
     api = make_api(llm=FakeLLM([Piece(reasoning="Hm"), Piece("Yes")], reasoning_parser="qwen3"))
-    plain = (await api.respond(stream=True)).named_events
+    plain = (await api.respond(headers, stream=True)).named_events
     assert types_of(plain)[2:8] == [
         "output_item.added",
-        "content_part.added",
+        f"{part}.added",
         "reasoning_text.delta",
         "reasoning_text.done",
-        "content_part.done",
+        f"{part}.done",
         "output_item.done",
     ]
+
+
+async def test_the_events_of_a_summary_of_reasoning_in_order(make_api):
+    api = make_api(llm=FakeLLM([Piece(reasoning="Hm"), Piece("Yes")], reasoning_parser="qwen3"))
     summed = types_of((await api.respond(stream=True, reasoning={"summary": "auto"})).named_events)
     parts = [kind for kind in summed if "summary" in kind]
     assert [kind.removeprefix("reasoning_summary_") for kind in parts] == [
@@ -214,7 +220,7 @@ async def test_the_events_add_up_to_the_whole_answer_and_openai_reads_them(
     api.llm.pieces, api.llm.pause_turns = (pieces,), 10 * is_stepwise
     request = {"tools": [FUNCTION, PATCH, SPACE, *BUILT_IN], "include": include, **given_fields}
     whole = (await api.respond(**request)).json
-    events = (await api.respond(**request, stream=True)).named_events
+    events = (await api.respond(NODE_SDK, **request, stream=True)).named_events
     Response.model_validate(whole)
     for event in events:
         EVENTS.validate_python(event)
