@@ -172,6 +172,13 @@ class EngineConfig:
         " for. Pages of keys and values are not offloaded.",
     )
     enable_prefix_caching: bool = option(True, "Full pages are reused by later prompts that begin alike.")
+    kv_events_config: dict[str, Any] | None = option(
+        None,
+        "What the prefix cache gets and loses is published over ZeroMQ as vLLM does, for routers, with these settings,"
+        " as JSON: enable_kv_cache_events, publisher (zmq or null), endpoint, replay_endpoint, buffer_steps, hwm,"
+        " max_queue_size and topic. A replica's rank is added to the ports. Whoever can reach an endpoint reads the"
+        " tokens of all prompts.",
+    )
     enable_lora: bool = option(
         False,
         "Requests may name adapters (LoRA), which change the weights for them alone. Programs for batches with adapters"

@@ -9,6 +9,7 @@ from jinja2 import TemplateError
 
 from jaxserve.config import ATTENTION_BACKENDS, EngineConfig
 from jaxserve.engine.built_programs import open_built
+from jaxserve.engine.event_publisher import KVEventsConfig
 from jaxserve.errors import BadConfig
 from jaxserve.generation_defaults import GenerationDefaults
 from jaxserve.text.chat_template import read_template
@@ -37,6 +38,7 @@ def check_config(config: EngineConfig) -> None:
         )
     for name in ("download_dir", "compilation_cache_dir", "profile_dir"):
         _check_directory(name, getattr(config, name))
+    KVEventsConfig.from_config(config)
     if config.programs is not None:
         open_built(config.programs, config.programs_sha256)
 

@@ -77,6 +77,7 @@ class LLM:
         num_gpu_blocks_override: int | None = None,
         kv_offloading_size: float = 0.0,
         enable_prefix_caching: bool = True,
+        kv_events_config: dict[str, Any] | None = None,
         enable_lora: bool = False,
         lora_modules: tuple[str, ...] = (),
         max_loras: int = 4,

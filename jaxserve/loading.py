@@ -10,6 +10,7 @@ from jaxserve.adapter_registry import AdapterRegistry
 from jaxserve.config import EngineConfig
 from jaxserve.engine.build import CheckedModel, LoadedEngine, build
 from jaxserve.engine.compile import ProgressCallback
+from jaxserve.engine.event_publisher import EventPublisher, KVEventsConfig
 from jaxserve.engine.request import TrackerFactory
 from jaxserve.errors import OutOfMemory
 from jaxserve.model_files import blame_model_files
@@ -47,10 +48,14 @@ def load_engines(
             return texts[0].output_planner.trackers
 
         engines: list[LoadedEngine] = []
-        shared = config
+        shared, events = config, KVEventsConfig.from_config(config)
         for rank, placement in enumerate(choose_placements(config)):
+            publisher = None
+            if events is not None:
+                publisher = EventPublisher(events, rank)
+                cleanup.callback(publisher.close)
             with _name_replica(rank):
-                engines.append(build(shared, progress, read_tokenizer, prepare, placement))
+                engines.append(build(shared, progress, read_tokenizer, prepare, placement, publisher))
             cleanup.callback(engines[-1].engine.close)
             first = engines[0].config
             shared = replace(config, max_model_len=first.max_model_len, block_size=first.block_size)

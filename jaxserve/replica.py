@@ -93,8 +93,8 @@ class Replica:
         self._thread.stop()
 
     def close(self) -> None:
-        """Free the device memory, after `stop`."""
-        self.loaded.engine.close()
+        """Free the device memory and end the publisher of events, after `stop`."""
+        self.loaded.close()
 
     def _record(self, outputs: list[TokenOutput]) -> None:
         """Update the counts and pass outputs on. An output's first tokens mean that its prompt is computed."""

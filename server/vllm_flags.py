@@ -289,7 +289,7 @@ _ROWS: tuple[Iterator[VllmFlag], ...] = (
     ),
     _refused(
         "no cache is shared between servers",
-        value="kv-transfer-config kv-events-config ec-transfer-config weight-transfer-config",
+        value="kv-transfer-config ec-transfer-config weight-transfer-config",
     ),
     _refused(
         _NO_ROUTES,

@@ -29,7 +29,8 @@ NEEDED_WITHOUT_IMPORT = {  # what is needed although no source of ours imports i
 }
 
 
-OPTIONAL = {"opentelemetry": "otel"}  # what the package imports only if it is wanted → the extra that brings it
+# What the package imports only if it is wanted → the extra that brings it.
+OPTIONAL = {"opentelemetry": "otel", "zmq": "events", "msgpack": "events"}
 
 
 def names(requirements: Iterable[str]) -> set[str]:

@@ -35,6 +35,11 @@ class CacheGroup:
         """Whether a page of these layers is a slot: the state of one sequence, whatever its length."""
         return isinstance(self.cache, RecurrentState)
 
+    @property
+    def is_latent(self) -> bool:
+        """Whether a page of these layers holds latent vectors in place of keys and values."""
+        return isinstance(self.cache, PagedLatent)
+
     def page_table_width(self, max_pages_per_row: int) -> int:
         """Return the width of a page table where pages of tokens need this one."""
         return 1 if self.is_recurrent else max_pages_per_row
@@ -95,6 +100,7 @@ class GroupSize:
     num_rows     of a recurrent group, whose pages are slots with the state of one sequence each: the rows of the batch,
                  each of which has one while it is in use; 0: its pages hold tokens
     num_host_pages   of a recurrent group: the slots in host memory for snapshots, whose page ids follow the others
+    is_latent    its pages hold latent vectors in place of keys and values
     """
 
     num_pages: int
@@ -103,6 +109,7 @@ class GroupSize:
     page_bytes: int = 0
     num_rows: int = 0
     num_host_pages: int = 0
+    is_latent: bool = False
 
     @property
     def is_recurrent(self) -> bool:

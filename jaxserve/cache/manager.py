@@ -12,9 +12,10 @@ last read.
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
+from jaxserve.cache.events import CacheEvent, CacheEvents
 from jaxserve.cache.groups import GroupSize, PageCopy, first_visible_page, num_pages_for
 from jaxserve.cache.page_copies import PageCopies
 from jaxserve.cache.pool import PagePool
@@ -30,7 +31,9 @@ class CacheManager:
     sizes               the size of each cache group
     page_size           the number of tokens of a page
     has_prefix_cache    whether pages are found again by their tokens
+    publish             takes the events of the prefix cache (events.py); None: there are none
 
+    events              the collector of these events, or None
     windows             the window of each cache group; None: full attention
     has_windows         whether a group frees pages behind a window
     has_states          whether a group is recurrent
@@ -41,9 +44,17 @@ class CacheManager:
     num_served_tokens   by group the tokens that it could serve of all prefixes of started sequences
     """
 
-    def __init__(self, sizes: Sequence[GroupSize], *, page_size: int, has_prefix_cache: bool = True) -> None:
+    def __init__(
+        self,
+        sizes: Sequence[GroupSize],
+        *,
+        page_size: int,
+        has_prefix_cache: bool = True,
+        publish: Callable[[tuple[CacheEvent, ...]], None] | None = None,
+    ) -> None:
         self.sizes, self.page_size = tuple(sizes), page_size
         self._has_prefix_cache = has_prefix_cache
+        self.events = None if publish is None else CacheEvents(self.sizes, page_size, publish)
         self.snapshot_counts = SnapshotCounts()
         self.num_served_tokens = [0] * len(self.sizes)
         self.reset()
@@ -245,7 +256,11 @@ class CacheManager:
             hashes = pages.hashes.extend(token_ids) if self.indexes else []
             for group in self._paged_groups() if self.indexes else ():
                 index = self.indexes[group]
-                for number in range(max(pages.num_registered, pages.num_freed[group]), num_full):
+                numbers = range(max(pages.num_registered, pages.num_freed[group]), num_full)
+                if self.events is not None:
+                    new = [number for number in numbers if index.find(hashes[number]) is None]
+                    self.events.on_store(group, new, hashes, token_ids, pages.hashes.context)
+                for number in numbers:
                     index.register(hashes[number], pages.by_group[group][number])
             pages.num_registered = num_full
             if pages.planned and self.snapshots is not None:
@@ -266,6 +281,8 @@ class CacheManager:
             index.clear()
         if self.snapshots is not None:
             self.snapshots.clear_hosts()
+        if self.events is not None:
+            self.events.on_clear()
 
     def reset(self) -> None:
         """Make all pages free, and none of them cached: what they held is lost. Sequences must clear theirs."""
@@ -275,7 +292,9 @@ class CacheManager:
             if size.is_recurrent
         }
         self.pools = tuple(slots.get(group) or PagePool(size.num_pages) for group, size in enumerate(self.sizes))
-        self.indexes = tuple(PrefixIndex(pool) for pool in self.pools) if self._has_prefix_cache else ()
+        self.indexes = tuple(map(self._make_index, range(len(self.pools)))) if self._has_prefix_cache else ()
+        if self.events is not None:
+            self.events.on_clear()
         self.page_copies = PageCopies([size.num_pages for size in self.sizes])
         self.snapshots: Snapshots | None = None
         if slots and self.indexes:
@@ -283,6 +302,11 @@ class CacheManager:
             self.snapshots = Snapshots(
                 self.sizes, slots, indexes, self.page_size, self.snapshot_counts, self.page_copies
             )
+
+    def _make_index(self, group: int) -> PrefixIndex:
+        if self.events is None or self.sizes[group].is_recurrent:
+            return PrefixIndex(self.pools[group])
+        return PrefixIndex(self.pools[group], partial(self.events.on_remove, group))
 
     def plan_release(self, hit: PrefixHit) -> "PlannedRelease":
         """Return a count of what would be free for a sequence with this hit if others freed their pages."""

@@ -7,8 +7,8 @@ has one of each. pool.py counts references and evicts; this file only knows what
 """
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from hashlib import sha256
 
 from jaxserve.cache.pool import CacheInvariantError, Fault, PagePool
@@ -22,18 +22,20 @@ class CacheContext:
     """The facts besides the tokens that keys and values depend on; pages are shared only between equal contexts.
 
     salt              a secret of the client, so that others cannot find out what it has sent
-    adapter           the name of the adapter that changes the weights
+    adapter           the key of the adapter that changes the weights
     weights_version   the version of the weights, where they are replaced while the engine runs
+    adapter_name      what the client calls the adapter. That changes nothing: pages are shared by its key
     """
 
     salt: str | None = None
     adapter: str | None = None
     weights_version: str | None = None
+    adapter_name: str | None = field(default=None, compare=False)
 
     def hash(self) -> bytes:
         """Return the hash before the first page. A field is any text, lone surrogates included, or None."""
         digest = sha256(_CONTEXT)
-        for value in astuple(self):
+        for value in (self.salt, self.adapter, self.weights_version):
             data = b"" if value is None else value.encode("utf-8", "surrogatepass")
             digest.update(b"\x00" if value is None else b"\x01" + len(data).to_bytes(8, "little"))
             digest.update(data)
@@ -51,10 +53,10 @@ def max_cached_pages(num_tokens: int, page_size: int) -> int:
 class PageHashes:
     """The hashes of one sequence's full pages, extended as it grows, so that no page is hashed twice."""
 
-    __slots__ = ("_page_size", "_parent", "hashes")
+    __slots__ = ("_page_size", "_parent", "context", "hashes")
 
     def __init__(self, page_size: int, context: CacheContext = NO_CONTEXT) -> None:
-        self._page_size = page_size
+        self._page_size, self.context = page_size, context
         self._parent = context.hash()
         self.hashes: list[bytes] = []
 
@@ -76,10 +78,13 @@ def hash_pages(token_ids: Sequence[int], page_size: int, context: CacheContext =
 
 
 class PrefixIndex:
-    """Index from page hash to the page of one pool with those tokens. The pool evicts the least recently used pages."""
+    """Index from page hash to the page of one pool with those tokens. The pool evicts the least recently used pages.
 
-    def __init__(self, pool: PagePool) -> None:
-        self._pool = pool
+    on_forget   called with the hash of each page that is removed; None: nobody wants to know
+    """
+
+    def __init__(self, pool: PagePool, on_forget: Callable[[bytes], None] | None = None) -> None:
+        self._pool, self._on_forget = pool, on_forget
         self._page_by_hash: dict[bytes, int] = {}
         self._hash_by_page: dict[int, bytes] = {}
         pool.attach_listener(self)
@@ -91,6 +96,10 @@ class PrefixIndex:
     def find(self, page_hash: bytes) -> int | None:
         """Return the page with this hash, or None."""
         return self._page_by_hash.get(page_hash)
+
+    def hashes(self) -> frozenset[bytes]:
+        """Return the hashes of all pages that can be found."""
+        return frozenset(self._page_by_hash)
 
     def match(self, hashes: Iterable[bytes]) -> list[int]:
         """Return the pages of the longest cached prefix of these page hashes.
@@ -133,7 +142,10 @@ class PrefixIndex:
 
     def on_evict(self, page: int) -> None:
         """Remove a page that the pool evicts. Called by the pool."""
-        del self._page_by_hash[self._hash_by_page.pop(page)]
+        page_hash = self._hash_by_page.pop(page)
+        del self._page_by_hash[page_hash]
+        if self._on_forget is not None:
+            self._on_forget(page_hash)
 
     def find_hash(self, page: int) -> bytes | None:
         """Return the hash under which this page is found, or None."""

@@ -41,6 +41,7 @@ class GroupNeeds:
     page_bytes       the bytes of one page in all its layers
     is_recurrent     a page is the state of one sequence
     max_pages        the most pages that can be addressed; None: any number
+    is_latent        a page holds latent vectors in place of keys and values
     """
 
     name: str = "full attention"
@@ -48,6 +49,7 @@ class GroupNeeds:
     page_bytes: int
     is_recurrent: bool = False
     max_pages: int | None = None
+    is_latent: bool = False
 
     def request_pages(self, num_tokens: int, chunk_tokens: int, page_size: int) -> int:
         """Return the most pages that a request of num_tokens tokens holds at a time.
@@ -283,6 +285,7 @@ class _Division:
                 page_bytes=group.page_bytes,
                 num_rows=self.num_rows if group.is_recurrent else 0,
                 num_host_pages=num_host_pages if group.is_recurrent else 0,
+                is_latent=group.is_latent,
             )
             for group in self.groups
         )

@@ -17,6 +17,7 @@ from jaxserve.engine.buckets import Buckets
 from jaxserve.engine.compile import ProgressCallback, compile_counter, use_compilation_cache
 from jaxserve.engine.description import describe, describe_programs
 from jaxserve.engine.engine import Engine, RunnerProtocol
+from jaxserve.engine.event_publisher import EventPublisher
 from jaxserve.engine.executor import Executor
 from jaxserve.engine.fault_injection import CacheManagerWithFaults, EngineWithFaults, RunnerWithFaults
 from jaxserve.engine.heartbeat import Heartbeat
@@ -81,6 +82,7 @@ class LoadedEngine:
     description         Facts for the start-up table, in the order to print them.
     task                What the model pools for; None: it generates.
     roofline            The estimator of the cost of steps; None if the settings ask for none.
+    publisher           The publisher of the prefix cache's events; None if the settings ask for none.
     """
 
     engine: Engine
@@ -94,6 +96,13 @@ class LoadedEngine:
     description: dict[str, str]
     task: PoolingTask | None = None
     roofline: Roofline | None = None
+    publisher: EventPublisher | None = None
+
+    def close(self) -> None:
+        """Free the device memory, and end the publisher."""
+        self.engine.close()
+        if self.publisher is not None:
+            self.publisher.close()
 
 
 def build(
@@ -102,6 +111,7 @@ def build(
     on_path: Callable[[Path], None] | None = None,
     on_checked: Callable[[CheckedModel], TrackerFactory] | None = None,
     placement: Placement | None = None,
+    publisher: EventPublisher | None = None,
 ) -> LoadedEngine:
     """Fetch and check a model, size the cache, load the weights, compile all programs and warm them up.
 
@@ -111,6 +121,7 @@ def build(
     on_checked   Called when everything fits, before weights are read; returns what makes the objects that follow
                  outputs. What these two raise ends the start.
     placement    The devices; by default those of the first replica.
+    publisher    Publishes the events of the prefix cache; None: there are none.
 
     Raises BadConfig if a setting does not fit the model or the device, and other StartupErrors if the model cannot be
     fetched or served, all before any large allocation.
@@ -133,7 +144,7 @@ def build(
     num_programs, hits = _load(model, executor, files, progress)
     buckets = plan.table.buckets
     return LoadedEngine(
-        engine=_engine(config, runner, size, buckets, spec.vocab_size, roofline, trackers),
+        engine=_engine(config, runner, size, buckets, spec.vocab_size, roofline, trackers, publisher),
         config=config,
         spec=spec,
         path=model.path,
@@ -146,6 +157,7 @@ def build(
         | {"programs": describe_programs(num_programs, hits, files)},
         task=model.task,
         roofline=roofline,
+        publisher=publisher,
     )
 
 
@@ -217,9 +229,11 @@ def _engine(
     vocab_size: int,
     roofline: Roofline | None,
     trackers: TrackerFactory,
+    publisher: EventPublisher | None,
 ) -> Engine:
     assert config.max_num_seqs and config.max_num_batched_tokens
     options: dict[str, Any] = {"page_size": config.page_size, "has_prefix_cache": config.enable_prefix_caching}
+    options["publish"] = None if publisher is None else publisher.publish
     faults = Faults.from_config(config)
     if faults is None:
         cache, make_engine = CacheManager(size.groups, **options), Engine

@@ -85,6 +85,7 @@ class Engine:
         self._in_flight: deque[StepInFlight] = deque()
         self._plan: StepPlan | None = None  # the newest; None while it is made
         self._roofline, self._profiler = roofline, profiler
+        self._events = scheduler.cache.events
         self._last_result_s = 0.0  # when the newest result was on the host
         self._plan_host_s = 0.0  # the time for planning and enqueueing the newest step
 
@@ -112,6 +113,8 @@ class Engine:
             self._step(outputs)
         except Exception as error:
             self._rebuild(error)
+        if self._events is not None:
+            self._events.flush()
         return outputs + self.scheduler.take_failed()
 
     def _step(self, outputs: list[TokenOutput]) -> None:

@@ -93,6 +93,7 @@ def _cache_size(
                 page_bytes=bytes_per_page(backend, group, **layout),
                 is_recurrent=group.is_recurrent,
                 max_pages=max_pages(backend, group, **layout),
+                is_latent=group.is_latent,
             )
             for group in groups
         ],

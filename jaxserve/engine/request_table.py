@@ -80,8 +80,10 @@ class RequestTable:
 
     def add(self, request: Request, group: RequestGroup | None = None) -> None:
         """Queue a new request."""
-        adapter = None if request.adapter is None else request.adapter.key
-        pages = self.cache.new_pages(CacheContext(salt=request.cache_salt, adapter=adapter))
+        context = CacheContext(salt=request.cache_salt)
+        if (adapter := request.adapter) is not None:
+            context = CacheContext(salt=request.cache_salt, adapter=adapter.key, adapter_name=adapter.name)
+        pages = self.cache.new_pages(context)
         turn = self._turns.assign(request.caller)
         sequence = Sequence.from_request(request, pages, turn, self._vocab_size, self._trackers)
         self.request_outputs.add(request, group, self.clock())

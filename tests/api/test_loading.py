@@ -27,7 +27,7 @@ def closed() -> list[MemoryFacts]:
 def load(monkeypatch, closed):
     """Loads replicas on devices with so many MiB, and returns their configurations."""
 
-    def build(config, _, on_path, on_checked, memory):
+    def build(config, _, on_path, on_checked, memory, publisher):
         size = choose_cache_size(
             memory=memory,
             groups=[GroupNeeds(page_bytes=32 * TOKEN_BYTES)],

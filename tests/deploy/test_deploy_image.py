@@ -65,10 +65,8 @@ def test_the_programs_of_the_cpu_target_are_compiled_while_it_is_built() -> None
 def test_stages_extras_and_copied_files_exist() -> None:
     extras = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     text = " ".join(part.text for part in DOCKERFILE)
-    assert set(re.findall(r"'\.\[(\w+)\]'", text)) == {"native", "cuda", "tpu", "otel"} and {"cuda", "tpu"} <= set(
-        extras
-    )
-    assert "native" in extras and "otel" in extras
+    installed = {name for names in re.findall(r"'\.\[([\w,]+)\]'", text) for name in names.split(",")}
+    assert installed == {"native", "cuda", "tpu", "otel", "events"} and installed <= set(extras)
     allowed = [line[1:] for line in (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines() if line[:1] == "!"]
     for part in DOCKERFILE:
         if part.name == "COPY":

@@ -27,6 +27,7 @@ module → what proves it:
     fault_search → test_step_faults.py, test_scheduler_life.py
     fault_injection → test_fault_injection.py
     heartbeat → test_heartbeat.py
+    event_publisher → test_event_publisher.py, api/test_kv_events.py
     engine, thread → test_thread.py, test_contracts.py
     stats → test_stats.py
     roofline → test_roofline.py

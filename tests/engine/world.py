@@ -19,6 +19,7 @@ from jaxserve.errors import InvalidParameter
 from jaxserve.layers.adapter import Adapter
 from jaxserve.outputs import TokenOutput
 from jaxserve.sampling_params import SamplingParams
+from tests.engine.event_replay import EventReplay
 from tests.engine.faulty_runner import DeviceFault, FaultyRunner
 from tests.fake_runner import NUM_TOP, VOCAB, ExpectedOutput, NoTokens, expected_beams, expected_output
 from tests.grammars import TRACKERS
@@ -62,7 +63,8 @@ class World:
             name="recurrent state",
         )
         sizes += [state] * self.num_states
-        self.cache = CacheManager(sizes, page_size=PAGE, has_prefix_cache=self.prefix)
+        self.replay = EventReplay()
+        self.cache = CacheManager(sizes, page_size=PAGE, has_prefix_cache=self.prefix, publish=self.replay.publish)
         self.ids, self.now = itertools.count(1), itertools.count()
         self.requests: dict[int, Request] = {}
         self.searches: dict[int, Request] = {}
@@ -243,7 +245,8 @@ class World:
             hook(plan)
 
     def audit(self) -> None:
-        """Raise CacheInvariantError if an invariant does not hold."""
+        """Raise CacheInvariantError if an invariant does not hold, and fail if events do not tell what is cached."""
+        self.replay.check(self.cache)
         self.scheduler.audit([plan for plan, _ in self.in_flight])
 
     def add_group(self, prompt, n, *, seed=0, **how) -> list[Request]:

@@ -89,6 +89,7 @@ SETTINGS = {
     "--reasoning-parser odd": "reasoning_parser 'odd' is not known",
     "--structured-outputs-config.reasoning_parser odd": "reasoning_parser 'odd' is not known",
     "--structured-outputs-config.odd 1": "structured_outputs_config has 'odd'",
+    "--kv-events-config.odd 1": "kv_events_config has 'odd'",
     "--chat-template {}/no.jinja": "is neither Jinja text nor a readable file",
     "--chat-template {}/broken.jinja": "chat_template is no Jinja that can be used: Expected an expression",
     "--chat-template {{messages|odd}}": "No filter named 'odd'",

@@ -18,6 +18,7 @@ NOT_SIMULATED = {
 }
 NOT_SIMULATED = {f"jaxserve.engine.{name}": reason for name, reason in NOT_SIMULATED.items()} | {
     "jaxserve.adapter_registry": "no simulated server has adapters",
+    "jaxserve.engine.event_publisher": "no simulated server publishes events",
     "jaxserve.loading": "runs while the server starts",
     "jaxserve.workers.pool": "simulated requests need no worker processes",
     "jaxserve.workers.process": "simulated requests need no worker processes",
