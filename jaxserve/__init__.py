@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from jaxserve.llm import LLM
     from jaxserve.model_store import CacheEntry, list_cache, pull_model, remove_from_cache
     from jaxserve.models.pooling_spec import PoolingTask
+    from jaxserve.parallel.placement import DeviceMemory
     from jaxserve.pooled_outputs import (
         check_dimensions,
         check_one_vector,
@@ -92,6 +93,7 @@ _LAZY_EXPORTS = {
     "build_programs": "jaxserve.program_directory",
     "CacheEntry": "jaxserve.model_store",
     "Conversion": "jaxserve.conversion",
+    "DeviceMemory": "jaxserve.parallel.placement",
     "QueueSlot": "jaxserve.admission",
     "Ready": "jaxserve.preparation",
     "Finding": "jaxserve.doctor",
@@ -142,6 +144,7 @@ __all__ = [
     "Choice",
     "Completion",
     "Conversion",
+    "DeviceMemory",
     "EngineConfig",
     "EngineStopped",
     "FairThreads",

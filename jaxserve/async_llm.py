@@ -17,6 +17,7 @@ from jaxserve.fair_threads import FairThreads
 from jaxserve.layers.adapter import Adapter
 from jaxserve.models.pooling_spec import PoolingTask, PoolingTaskName
 from jaxserve.outputs import InspectedEngine, RenderedPrompt, StatsSnapshot, TextDelta, TokenOutput
+from jaxserve.parallel.placement import DeviceMemory
 from jaxserve.pooling_params import PoolingParams
 from jaxserve.preparation import Ready
 from jaxserve.prompt_input import ChatPrompt, PoolingInput, PromptInput
@@ -361,6 +362,11 @@ class AsyncLLM:
     def replica_stats(self) -> tuple[StatsSnapshot, ...]:
         """Return the metrics of each replica; what is counted for the whole process is among the first's."""
         return self._client.replica_stats()
+
+    async def read_device_memory(self) -> tuple[tuple[DeviceMemory, ...], ...]:
+        """Return for each replica the memory of its devices, read in a thread; nothing of CPUs."""
+        replicas = self._client.replicas
+        return await asyncio.to_thread(lambda: tuple(replica.read_memory() for replica in replicas))
 
     async def inspect(self) -> list[InspectedEngine]:
         """Return a view of each replica's engine between two of its steps.

@@ -10,6 +10,7 @@ from jaxserve.engine.build import LoadedEngine
 from jaxserve.engine.request import Request
 from jaxserve.engine.thread import AddRequests, EngineThread, FinishRequests, Order
 from jaxserve.outputs import FinishReason, StatsSnapshot, TokenOutput
+from jaxserve.parallel.placement import DeviceMemory
 
 MAX_EXPECTED_TOKENS = 256  # that an output is expected to have, in the load: most end long before their max_tokens
 
@@ -87,6 +88,11 @@ class Replica:
     def stats(self) -> StatsSnapshot:
         """Return the engine's metrics."""
         return self.loaded.engine.stats()
+
+    def read_memory(self) -> tuple[DeviceMemory, ...]:
+        """Return the memory of each of its devices that counts it."""
+        placement = self.loaded.placement
+        return () if placement is None else placement.read_memory()
 
     def stop(self) -> None:
         """End the engine's thread. Requests that still run end with EngineStopped. Idempotent."""

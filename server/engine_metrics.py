@@ -17,7 +17,7 @@ from jaxserve import HistogramSnapshot, StatsSnapshot
 from server.replies import now_s
 
 if TYPE_CHECKING:
-    from jaxserve import AsyncLLM
+    from jaxserve import AsyncLLM, DeviceMemory
 
 FINISH_REASONS = ("stop", "length", "abort", "error", "repetition")
 OUTCOMES = {"stop": "ok", "length": "ok", "repetition": "ok", "abort": "aborted", "error": "error"}
@@ -67,6 +67,11 @@ GAUGES = {
     "event_loop_lag_seconds": "How late the event loop was at worst since the last scrape.",
     "open_connections": "Connections that are open.",
 }
+DEVICE_MEMORY = {
+    "used_bytes": "Memory of a device that is in use; nothing of CPUs.",
+    "peak_bytes": "The most memory of a device that was in use.",
+    "limit_bytes": "Memory of a device that may be used.",
+}
 HISTOGRAMS = {
     "time_to_first_token_seconds": "Arrival to first token.",
     "inter_token_latency_seconds": "Time between two tokens.",
@@ -95,12 +100,15 @@ class EngineCollector(Collector):
 
     What belongs to the whole process is counted for engine 0. server_values: functions that return the values of
     GAUGES, by name.
+
+    device_memory: that of the devices of each replica, set before a scrape, because it is not read on the event loop.
     """
 
     def __init__(self, llm: AsyncLLM, model_name: str, server_values: Mapping[str, Callable[[], float]]) -> None:
         self._llm = llm
         self._model_name = model_name
         self._server_values = server_values
+        self.device_memory: Sequence[Sequence[DeviceMemory]] = ()
 
     def describe(self) -> list[Metric]:
         """Return no metrics, so that registering takes no snapshot of the engine."""
@@ -113,6 +121,7 @@ class EngineCollector(Collector):
         yield from self._collect_counters(engines)
         yield from self._collect_histograms(engines)
         yield from self._collect_own(engines)
+        yield from self._collect_device_memory()
 
     def _collect_gauges(self, engines: Engines) -> Iterator[Metric]:
         running = [stats.num_requests_running for stats in engines]
@@ -199,6 +208,14 @@ class EngineCollector(Collector):
         for name in sorted(engines[0].histograms.keys() - HISTOGRAMS.keys()):
             snapshots = [stats.histograms[name] for stats in engines]
             yield self._make_histogram(f"jaxserve_{name}", name.replace("_", " ") + ".", snapshots)
+
+    def _collect_device_memory(self) -> Iterator[Metric]:
+        for name, help in DEVICE_MEMORY.items():
+            family = GaugeMetricFamily(f"jaxserve_device_memory_{name}", help, labels=[*self._labels(0), "device"])
+            for rank, devices in enumerate(self.device_memory):
+                for memory in devices:
+                    family.add_metric([*self._labels(rank).values(), memory.device], getattr(memory, name))
+            yield family
 
     def _make_pages(self, engines: Engines) -> Metric:
         labels = [*self._labels(0), "group", "state"]

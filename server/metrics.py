@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, PlatformCollector, ProcessCollector, Summary
@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 from server.engine_metrics import EngineCollector
 
 if TYPE_CHECKING:
-    from jaxserve import AsyncLLM
+    from jaxserve import AsyncLLM, DeviceMemory
 
 UNCOUNTED_PATHS = frozenset({"/metrics", "/health", "/load", "/ping", "/live", "/version"})
 COARSE_BUCKETS_S, FINE_BUCKETS_S = (0.1, 0.5, 1.0), (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
@@ -90,16 +90,20 @@ class MetricsExposition:
         server_values: Mapping[str, Callable[[], float]],
     ) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(EngineCollector(llm, model_name, server_values))
+        self._engines = EngineCollector(llm, model_name, server_values)
+        self._registry.register(self._engines)
         for collector in collectors:
             self._registry.register(collector)
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
 
-    def render(self) -> tuple[bytes, str]:
+    def render(self, device_memory: Sequence[Sequence[DeviceMemory]]) -> tuple[bytes, str]:
         """Return the body and its content type: Prometheus text 0.0.4, whatever the client accepts.
+
+        device_memory: that of the devices of each replica.
 
         In OpenMetrics prometheus_client replaces the colon of vLLM's names by an underscore, and Prometheus 2 asks for
         that format: dashboards for vLLM would find no series. Every Prometheus reads the text format, which keeps them.
         """
+        self._engines.device_memory = device_memory
         return generate_latest(self._registry), CONTENT_TYPE_PLAIN_0_0_4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from jaxserve import ChatPrompt, InvalidParameter, PoolingParams, RequestError, TextPair, TextPrompt, find_prompt
 from server.client_fields import client_fields
 from server.config import ServerConfig
+from server.pooling_metrics import ID_PREFIXES
 from server.replies import now_s
 from server.request_reader import HostWork
 from server.schemas.checks import check_cache_salt, check_label
@@ -60,11 +62,16 @@ class PooledResult:
 
 
 async def run_pooling(
-    state: ServerState, request: PooledRequest, inputs: Sequence[Input], params: PoolingParams, prefix: str, field: str
+    state: ServerState,
+    request: PooledRequest,
+    inputs: Sequence[Input],
+    params: PoolingParams,
+    endpoint: str,
+    field: str,
 ) -> PooledResult:
     """Admit, prepare and run the texts of a request, and wait for all of them.
 
-    prefix: beginning of the reply's id, such as "embd-". field: the request's field that errors about a text name.
+    endpoint: one of ID_PREFIXES. field: the request's field that errors about a text name.
 
     Raises RequestError or ApiError if the request cannot be served.
     """
@@ -72,7 +79,9 @@ async def run_pooling(
     adapter = state.check_model(request.model)
     assert adapter is None, "an engine that pools has no adapters"
     slot = state.admit(len(inputs), field)
-    reply_id = state.make_reply_id(slot, prefix, request.request_id)
+    clock = asyncio.get_running_loop().time
+    started = clock()
+    reply_id = state.make_reply_id(slot, ID_PREFIXES[endpoint], request.request_id)
     created, salt = now_s(), state.get_cache_salt(request)
     with client_fields({"prompt": field}):
         prepare = state.llm.prepare_pooling(inputs, params, slot.places, cache_salt=salt, data_parallel_rank=rank)
@@ -80,7 +89,11 @@ async def run_pooling(
     _check_reply_size(jobs, state, field)
     generation = state.start(slot, reply_id, jobs, "structured_outputs")
     deltas = await generation.collect()
-    return PooledResult(reply_id, created, state.model_names[0], jobs, deltas)
+    result = PooledResult(reply_id, created, state.model_names[0], jobs, deltas)
+    state.pooling_metrics.observe(
+        endpoint, num_texts=len(inputs), num_tokens=result.num_tokens, seconds=clock() - started
+    )
+    return result
 
 
 def check_pooled(request: PooledRequest) -> None:

@@ -23,6 +23,7 @@ from server.errors import model_not_found
 from server.generation import Generation
 from server.logs import sanitize
 from server.metrics import EventLoopLag, HttpMetrics
+from server.pooling_metrics import PoolingMetrics
 from server.replies import ReplyMetadata, make_random_id, now_s
 from server.request_reader import RequestReader
 from server.request_slots import RequestSlot, RequestSlots
@@ -62,6 +63,7 @@ class ServerState:
     tracer           sends a span for each request; None: nobody wants them
     http_metrics     counts of requests and replies
     tool_metrics     counts of parses for tool calls
+    pooling_metrics  counts of requests that pool
     loop_lag         delay of the event loop
     connections      open sockets; only HttpServer changes them
     """
@@ -85,6 +87,7 @@ class ServerState:
         self.tracer = RequestTracer.from_config(config, self.model_names[0])
         self.http_metrics = HttpMetrics()
         self.tool_metrics = ToolMetrics(self.model_names[0])
+        self.pooling_metrics = PoolingMetrics(self.model_names[0])
         self.loop_lag = EventLoopLag()
         self.connections: set[socket] = set()
 

@@ -13,6 +13,7 @@ from jaxserve import (
     Adapter,
     ChatOutputSpec,
     ChatPrompt,
+    DeviceMemory,
     EngineConfig,
     EngineStopped,
     FinishReason,
@@ -132,6 +133,7 @@ class FakeLLM:
     times              the times that timed requests tell with their last delta
     unenforced_formats formats that prepared requests name as not enforced
     snapshots          the metrics of each replica
+    device_memory      that of the devices of each replica
     engines            what `inspect` returns
     orders             what it was told to do: pause, resume, reset, recompute
     registry           its adapters, of a model with the weights `params`
@@ -175,6 +177,7 @@ class FakeLLM:
         self.times: OutputTimes | None = None
         self.stop_reason: int | str | None = None
         self.snapshots = [empty_stats() for _ in range(self.config.data_parallel_size)]
+        self.device_memory: list[tuple[DeviceMemory, ...]] = [() for _ in self.snapshots]
         self.orders: list[str] = []
         self.engines = [idle_engine()]
         self.registry = AdapterRegistry(self.config, params or {})
@@ -338,6 +341,9 @@ class FakeLLM:
 
     def replica_stats(self) -> tuple[StatsSnapshot, ...]:
         return (replace(self.snapshots[0], rejected=self._queue.rejected()), *self.snapshots[1:])
+
+    async def read_device_memory(self) -> list[tuple[DeviceMemory, ...]]:
+        return self.device_memory
 
     async def inspect(self) -> list[InspectedEngine]:
         return list(self.engines)

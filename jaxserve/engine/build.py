@@ -83,6 +83,7 @@ class LoadedEngine:
     task                What the model pools for; None: it generates.
     roofline            The estimator of the cost of steps; None if the settings ask for none.
     publisher           The publisher of the prefix cache's events; None if the settings ask for none.
+    placement           The devices; None: a runner without any, as in a simulation.
     """
 
     engine: Engine
@@ -97,6 +98,7 @@ class LoadedEngine:
     task: PoolingTask | None = None
     roofline: Roofline | None = None
     publisher: EventPublisher | None = None
+    placement: Placement | None = None
 
     def close(self) -> None:
         """Free the device memory, and end the publisher."""
@@ -158,6 +160,7 @@ def build(
         task=model.task,
         roofline=roofline,
         publisher=publisher,
+        placement=model.placement,
     )
 
 

@@ -35,7 +35,7 @@ class OutputProcessor:
             if sequence is not None and sequence.epoch == batch.epochs[0]:
                 outputs += self._faults.run(sequence.request, self._apply_beams, sequence, sampled, now) or ()
         if result.pooled:
-            self._apply_pooled(plan.chunks, result.pooled, outputs)
+            self._apply_pooled(plan.chunks, result.pooled, now, outputs)
             return
         for chunk, samples, logprobs in zip(plan.chunks, result.chunks, result.prompt_logprobs, strict=True):
             sequence = self._requests.by_id.get(chunk.request_id)
@@ -48,15 +48,15 @@ class OutputProcessor:
                     self._faults.run(sibling.request, self._apply_first, sibling, sampled, now, outputs)
 
     def _apply_pooled(
-        self, chunks: Collection[Chunk], pooled: Collection[np.ndarray], outputs: list[TokenOutput]
+        self, chunks: Collection[Chunk], pooled: Collection[np.ndarray], now: float, outputs: list[TokenOutput]
     ) -> None:
         for chunk, part in zip(chunks, pooled, strict=True):
             sequence = self._requests.by_id.get(chunk.request_id)
             if sequence is not None and sequence.epoch == chunk.epoch:
-                self._faults.run(sequence.request, self._apply_pooled_chunk, sequence, chunk, part, outputs)
+                self._faults.run(sequence.request, self._apply_pooled_chunk, sequence, chunk, part, now, outputs)
 
     def _apply_pooled_chunk(
-        self, sequence: Sequence, chunk: Chunk, part: np.ndarray, outputs: list[TokenOutput]
+        self, sequence: Sequence, chunk: Chunk, part: np.ndarray, now: float, outputs: list[TokenOutput]
     ) -> None:
         if not np.isfinite(part).all():
             outputs.append(self._fail(sequence, NO_TOKEN))
@@ -64,6 +64,7 @@ class OutputProcessor:
         self._requests.on_written(sequence, chunk.end)
         pooled = sequence.add_pooled(part, len(chunk.token_ids))
         if chunk.end == len(sequence.tokens):
+            self._requests.request_outputs.on_pooled(sequence, now)
             output = self._requests.finish(sequence, FinishReason.STOP)
             outputs.append(output._replace(pooled=pooled.finish()))
 

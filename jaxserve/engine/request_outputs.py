@@ -24,7 +24,7 @@ class RequestOutputs:
             self._timelines[output_id] = self._stats.on_arrival(
                 now,
                 prompt_tokens=len(request.prompt_ids),
-                max_tokens=request.params.max_tokens,
+                max_tokens=None if request.pooling is not None else request.params.max_tokens,
                 arrival_s=request.arrival_s or None,
                 group=group,
             )
@@ -52,6 +52,10 @@ class RequestOutputs:
         """Count new tokens of a sequence."""
         if count:
             self._stats.on_tokens(self._timelines[sequence.request.request_id], now, count)
+
+    def on_pooled(self, sequence: Sequence, now: float) -> None:
+        """Count a sequence whose text is pooled."""
+        self._stats.on_pooled(self._timelines[sequence.request.request_id], now)
 
     def on_beams_finished(self, outputs: Iterable[TokenOutput], now: float) -> None:
         """Count the outputs with which a beam search has ended."""

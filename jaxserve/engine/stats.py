@@ -135,8 +135,8 @@ def log_buckets(largest: int) -> tuple[int, ...]:
 class Stats:
     """Counters and histograms, owned by the engine thread; only `snapshot` may be called from other threads.
 
-    The calls for one output: on_arrival, on_scheduled, on_tokens ..., on_finish; between them on_preempt and
-    on_scheduled again. The tokens of a step are in the counters and histograms after its on_step.
+    The calls for one output: on_arrival, on_scheduled, on_tokens ... or on_pooled, on_finish; between them on_preempt
+    and on_scheduled again. The tokens of a step are in the counters and histograms after its on_step.
 
     max_model_len   The largest number of tokens of a request, for the bounds of histograms of sizes.
     """
@@ -218,6 +218,11 @@ class Stats:
         if count:  # most rows of a step have the same latency, and are observed together
             latency = (now - previous) / count
             self._num_by_latency[latency] = self._num_by_latency.get(latency, 0) + count
+
+    def on_pooled(self, timeline: Timeline, now: float) -> None:
+        """Record that what is pooled of a text is there: it counts as a first token and as the last, as in vLLM."""
+        timeline.last_token_s = now
+        self._on_first_token(timeline, now)
 
     def on_finish(self, timeline: Timeline, reason: FinishReason | str) -> None:
         """Record the end of an output; a second call changes nothing.

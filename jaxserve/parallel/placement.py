@@ -30,6 +30,22 @@ class MemoryFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceMemory:
+    """The memory of one device, as JAX counts it.
+
+    device        Its platform and id, such as "tpu:0".
+    used_bytes    Bytes in use.
+    peak_bytes    The most bytes that were in use.
+    limit_bytes   The bytes that may be used.
+    """
+
+    device: str
+    used_bytes: int
+    peak_bytes: int
+    limit_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Placement:
     """The devices of one replica, in the order of their ranks, and how its arrays lie on them.
 
@@ -145,6 +161,12 @@ class Placement:
         total = stats.get("bytes_limit", 0)
         free = total - stats.get("bytes_in_use", 0) - weight_bytes
         return MemoryFacts(platform=device.platform, total_bytes=total, free_bytes=free, scratch_bytes=scratch_bytes)
+
+    def read_memory(self) -> tuple[DeviceMemory, ...]:
+        """Return the memory of each device; nothing of those that do not count it, as CPUs."""
+        readings = [(f"{device.platform}:{device.id}", device.memory_stats()) for device in self.devices]
+        names = ("bytes_in_use", "peak_bytes_in_use", "bytes_limit")
+        return tuple(DeviceMemory(name, *(stats.get(key, 0) for key in names)) for name, stats in readings if stats)
 
     def describe(self) -> str:
         """Return the devices in words, for the start-up table."""

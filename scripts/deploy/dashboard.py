@@ -17,6 +17,7 @@ WIDTH, PANEL_WIDTH, PANEL_HEIGHT = 24, 8, 7  # in Grafana's grid
 # Filters of every query: the variables at the top of the dashboard.
 ENGINE = 'instance=~"$instance",model_name=~"$model",engine=~"$engine"'
 SERVER = 'instance=~"$instance"'
+POOLING = f'{SERVER},model_name=~"$model"'
 QUANTILES = (0.5, 0.95, 0.99)
 
 
@@ -38,11 +39,11 @@ class Panel:
     note: str = ""
 
 
-def quantiles(name: str) -> tuple[Query, ...]:
+def quantiles(name: str, labels: str = ENGINE) -> tuple[Query, ...]:
     """Return queries for quantiles of a histogram."""
     return tuple(
         Query(
-            f"histogram_quantile({share}, sum by(le) (rate({name}_bucket{{{ENGINE}}}[$__rate_interval])))",
+            f"histogram_quantile({share}, sum by(le) (rate({name}_bucket{{{labels}}}[$__rate_interval])))",
             f"{share:.0%}",
         )
         for share in QUANTILES
@@ -103,6 +104,23 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel("Prompt tokens of a request", "short", quantiles("vllm:request_prompt_tokens")),
         Panel("Generated tokens of a request", "short", quantiles("vllm:request_generation_tokens")),
         Panel("Tokens of a step", "short", quantiles("vllm:iteration_tokens_total")),
+    ),
+    "Embeddings, scores and ranks": (
+        Panel("Pooled requests", "reqps", (rate("jaxserve_pooling_requests_total", by="endpoint", labels=POOLING),)),
+        Panel(
+            "Pooled texts and tokens",
+            "short",
+            (
+                rate("jaxserve_pooling_texts_total", "texts, {{endpoint}}", by="endpoint", labels=POOLING),
+                rate("jaxserve_pooling_tokens_total", "tokens, {{endpoint}}", by="endpoint", labels=POOLING),
+            ),
+        ),
+        Panel(
+            "Time of a pooled request",
+            "s",
+            quantiles("jaxserve_pooling_request_seconds", labels=POOLING),
+            "Admission to the last pooled text.",
+        ),
     ),
     "Cache": (
         Panel(
@@ -178,7 +196,16 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Memory of the process",
             "bytes",
             (gauge("process_resident_memory_bytes", labels=SERVER),),
-            "Of the host. Of the device's memory the pages above are shown, and nothing else.",
+            "Of the host.",
+        ),
+        Panel(
+            "Memory of the devices",
+            "bytes",
+            tuple(
+                Query(f"jaxserve_device_memory_{what}_bytes{{{ENGINE}}}", f"{what} {{{{instance}}}} {{{{device}}}}")
+                for what in ("used", "peak", "limit")
+            ),
+            "Of GPUs and TPUs. Pages are allocated at the start, so that this hardly changes.",
         ),
         Panel("Processor cores in use", "short", (rate("process_cpu_seconds_total", labels=SERVER),)),
         Panel(

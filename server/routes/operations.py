@@ -15,9 +15,8 @@ def make_blueprint(state: ServerState) -> Blueprint:
         "event_loop_lag_seconds": state.loop_lag.read,
         "open_connections": lambda: len(state.connections),
     }
-    exposition = MetricsExposition(
-        state.llm, state.model_names[0], (state.http_metrics, state.tool_metrics), server_values
-    )
+    collectors = (state.http_metrics, state.tool_metrics, state.pooling_metrics)
+    exposition = MetricsExposition(state.llm, state.model_names[0], collectors, server_values)
 
     @routes.get("/health")
     @routes.route("/ping", methods=["GET", "POST"])
@@ -43,7 +42,7 @@ def make_blueprint(state: ServerState) -> Blueprint:
     @routes.get("/metrics")
     async def metrics() -> Response:
         """Return the metrics in Prometheus' text format."""
-        body, content_type = exposition.render()
+        body, content_type = exposition.render(await state.llm.read_device_memory())
         return Response(body, 200, content_type=content_type)
 
     return routes

@@ -65,7 +65,7 @@ def make_blueprint(state: ServerState) -> Blueprint:
         request, work = await state.reader.read(ClassifyRequest, check_input)
         task = state.llm.get_pooling_task("classify", "score")
         inputs = await translate_input(request, task, state, work)
-        result = await run_pooling(state, request, inputs, make_params(request), "classify-", _text_field(request))
+        result = await run_pooling(state, request, inputs, make_params(request), "classify", _text_field(request))
         return await _send_list(state, result, partial(make_classes, result, task))
 
     @routes.post("/score")
@@ -75,7 +75,7 @@ def make_blueprint(state: ServerState) -> Blueprint:
         request, _ = await state.reader.read(ScoreRequest, check_score)
         task = state.llm.get_pooling_task("embed", "score")
         pairs = pair_texts(request.text_1, request.text_2)
-        result, scores = await _score(state, request, pairs, task, "score-", "text_2")
+        result, scores = await _score(state, request, pairs, task, "score", "text_2")
         data = [{"index": index, "object": "score", "score": each} for index, each in enumerate(scores)]
         return await _send_list(state, result, lambda: data)
 
@@ -88,7 +88,7 @@ def make_blueprint(state: ServerState) -> Blueprint:
         task = state.llm.get_pooling_task("embed", "score")
         documents = parse_documents(request)
         pairs = [(request.query, document) for document in documents]
-        result, scores = await _score(state, request, pairs, task, "rerank-", "documents")
+        result, scores = await _score(state, request, pairs, task, "rerank", "documents")
         returns_documents = request.return_documents is not False
         body = make_ranking(result, scores, documents, request.top_n or 0, returns_documents=returns_documents)
         return json_response(body, headers=state.get_load_headers())
@@ -104,8 +104,8 @@ async def _pool(state: ServerState, *, is_embedding: bool) -> Response:
         check_one_vector(task)
     check_dimensions(request.dimensions, task, state.llm.embedding_width)
     inputs = await translate_input(request, task, state, work)
-    prefix = "embd-" if is_embedding else "pool-"
-    result = await run_pooling(state, request, inputs, make_params(request), prefix, _text_field(request))
+    endpoint = "embeddings" if is_embedding else "pooling"
+    result = await run_pooling(state, request, inputs, make_params(request), endpoint, _text_field(request))
     make = make_embeddings if is_embedding else make_pooled
     return await _send_list(state, result, partial(make, result, request, task))
 
@@ -115,12 +115,12 @@ async def _score(
     request: PooledRequest,
     pairs: list[tuple[str, str]],
     task: PoolingTask,
-    prefix: str,
+    endpoint: str,
     field: str,
 ) -> tuple[PooledResult, list[float]]:
     """Score pairs of texts: by the model's own head, or by the cosine of both embeddings, each computed once."""
     check_one_vector(task)
-    run = partial(run_pooling, state, request, params=make_params(request), prefix=prefix, field=field)
+    run = partial(run_pooling, state, request, params=make_params(request), endpoint=endpoint, field=field)
     if task.name == "score":
         result = await run([TextPair(*pair) for pair in pairs])
         return result, [float(make_probabilities(delta.pooled, task)[0]) for delta in result.deltas]

@@ -105,4 +105,6 @@ def test_every_query_of_our_dashboard_finds_its_series(prometheus: Prometheus, s
     assert httpx.post(f"{server.url}/v1/completions", json=body).status_code == 200
     for panels in dashboard.ROWS.values():
         for query in (query for panel in panels for query in panel.queries):
+            if "jaxserve_device_memory" in query.expr:
+                continue  # a CPU has none of its own
             prometheus.until(fill_variables(query.expr))

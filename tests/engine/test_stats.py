@@ -88,6 +88,28 @@ def test_a_preempted_request_is_queued_once_and_its_prompt_counted_once():
     assert (counters["num_preemptions"], counters["prompt_tokens_cached"]) == (1, 16)
 
 
+def test_a_pooled_text_is_counted_as_a_request_whose_first_token_is_its_last():
+    stats = Stats(max_model_len=100)
+    timeline = answered(stats, tokens=0, max_tokens=None)
+    stats.on_pooled(timeline, 15.0)
+    stats.on_finish(timeline, FinishReason.STOP)
+    assert sums(stats) == {
+        "time_to_first_token_seconds": (1, 6),
+        "e2e_request_latency_seconds": (1, 6),
+        "request_queue_time_seconds": (1, 2),
+        "request_prefill_time_seconds": (1, 3),
+        "request_decode_time_seconds": (1, 0),
+        "request_inference_time_seconds": (1, 3),
+        "request_prompt_tokens": (1, 40),
+        "request_generation_tokens": (1, 0),
+        "request_max_num_generation_tokens": (1, 0),
+        "request_params_n": (1, 1),
+        "request_num_preemptions": (1, 0),
+        "request_prefill_kv_computed_tokens": (1, 24),
+    }
+    assert numbers(stats).counters["prompt_tokens"] == 40 and numbers(stats).finished["stop"] == 1
+
+
 def test_an_abort_in_the_queue_is_counted_but_not_timed():
     stats = Stats(max_model_len=100)
     timeline = stats.on_arrival(10.0, prompt_tokens=40, max_tokens=None)

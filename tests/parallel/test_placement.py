@@ -6,7 +6,7 @@ import pytest
 from jaxserve.config import EngineConfig
 from jaxserve.errors import BadConfig
 from jaxserve.parallel import mesh
-from jaxserve.parallel.placement import choose_placements, single_placement
+from jaxserve.parallel.placement import DeviceMemory, choose_placements, single_placement
 
 
 class FakeDevice:
@@ -57,6 +57,21 @@ def test_one_device_has_no_mesh_in_its_shardings():
     placement = single_placement()
     assert (placement.size, placement.num_siblings) == (1, 1)
     assert placement.replicated == jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+
+def test_the_memory_of_devices_is_what_they_count(eight_gpus, monkeypatch):
+    def count(device: FakeDevice) -> dict[str, int] | None:
+        stats = {"bytes_in_use": device.id, "peak_bytes_in_use": 10 + device.id, "bytes_limit": 100, "num_allocs": 3}
+        return None if device.id == 2 else stats
+
+    monkeypatch.setattr(FakeDevice, "memory_stats", count, raising=False)
+    first, second = choose_placements(EngineConfig(tensor_parallel_size=2, data_parallel_size=2))
+    assert first.read_memory() == (DeviceMemory("gpu:0", 0, 10, 100), DeviceMemory("gpu:1", 1, 11, 100))
+    assert second.read_memory() == (DeviceMemory("gpu:3", 3, 13, 100),)
+
+
+def test_a_cpu_counts_no_memory():
+    assert single_placement().read_memory() == ()
 
 
 def test_devices_of_a_cpu_share_its_memory(monkeypatch):

@@ -124,6 +124,21 @@ def test_a_preempted_request_is_pooled_from_its_beginning(kind: PoolingKind) -> 
     assert pooling.engine.stats().counters["num_preemptions"]
 
 
+@pytest.mark.parametrize("num_pages", [40, 18, None])
+def test_every_pooled_text_is_counted_once(num_pages: int | None) -> None:
+    pooling = Pooling("last", num_pages=num_pages)
+    prompts = random_prompts(20)
+    for request_id, prompt in enumerate(prompts, 1):
+        pooling.add(request_id, prompt)
+    pooling.run()
+    stats = pooling.engine.stats()
+    assert (stats.finished["stop"], stats.counters["prompt_tokens"]) == (20, sum(map(len, prompts)))
+    assert stats.counters["generation_tokens"] == 0
+    for name in ("e2e_request_latency_seconds", "time_to_first_token_seconds", "request_prompt_tokens"):
+        assert sum(stats.histograms[name].counts) == 20
+    assert not sum(stats.histograms["request_params_max_tokens"].counts)
+
+
 def test_an_encoder_s_texts_are_never_cut() -> None:
     pooling = Pooling("mean", num_pages=None)
     for request_id, prompt in enumerate(random_prompts(30), 1):

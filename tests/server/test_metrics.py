@@ -6,12 +6,14 @@ from unittest.mock import AsyncMock, patch
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as plain
 
-from jaxserve import HistogramSnapshot
+from jaxserve import DeviceMemory, HistogramSnapshot
 from jaxserve.engine import stats
 from jaxserve.outputs import CacheGroupStats
 from server.app import get_state
 from server.engine_metrics import COUNTERS, HISTOGRAMS
 from tests.fake_llm import FakeLLM, empty_stats
+from tests.server.api import Api
+from tests.server.pooling_llm import PoolingLLM
 
 LABELS = {"model_name": "fake/model", "engine": "0"}
 
@@ -208,6 +210,34 @@ async def test_the_loop_s_longest_delay_since_the_last_scrape_is_shown_once(api)
             await state.loop_lag.watch()
     assert (await samples(api))[key("jaxserve_event_loop_lag_seconds")] == pytest.approx(0.2)
     assert (await samples(api))[key("jaxserve_event_loop_lag_seconds")] == 0
+
+
+async def test_the_memory_of_devices_is_shown_where_it_is_known(make_api):
+    api = make_api(llm=FakeLLM(data_parallel_size=2))
+    assert not [name for name, _ in await samples(api) if name.startswith("jaxserve_device_memory")]
+    api.llm.device_memory = [(), (DeviceMemory("tpu:2", 5, 6, 7), DeviceMemory("tpu:3", 8, 9, 10))]
+    seen = await samples(api)
+    for name, values in {"used": (5, 8), "peak": (6, 9), "limit": (7, 10)}.items():
+        for device, value in zip(("tpu:2", "tpu:3"), values, strict=True):
+            assert seen[key(f"jaxserve_device_memory_{name}_bytes", engine="1", device=device)] == value
+
+
+async def test_pooled_requests_are_counted_by_endpoint():
+    api = Api(PoolingLLM())
+    assert (await api.post("/v1/embeddings", {"input": ["ab", "c"]})).status == 200
+    assert (await api.post("/v2/rerank", {"query": "a", "documents": ["b", "c"]})).status == 200
+    assert (await api.post("/v1/embeddings", {"input": []})).status == 400
+    seen = await samples(api)
+
+    def count(name, endpoint):
+        labels = {"model_name": "fake/model", "endpoint": endpoint}
+        return seen[f"jaxserve_pooling_{name}", tuple(sorted(labels.items()))]
+
+    names = ("requests_total", "texts_total", "tokens_total", "request_seconds_count")
+    assert [count(name, "embeddings") for name in names] == [1, 2, 5, 1]
+    assert [count(name, "rerank") for name in names] == [1, 3, 6, 1]
+    for endpoint in ("pooling", "classify", "score"):
+        assert [count(name, endpoint) for name in names] == [0, 0, 0, 0]
 
 
 async def test_open_connections_and_descriptors_are_counted(api):
