@@ -12,7 +12,7 @@ import pytest
 FAST = {
     "api": "output_plan progress_bars signatures",
     "cache": "audit events pages pool prefix sizing",
-    "deploy": "deploy_guides deploy_image deploy_kubernetes deploy_queries deploy_systemd",
+    "deploy": "deploy_guides deploy_image deploy_kubernetes deploy_queries deploy_systemd deploy_tracing",
     "engine": "beam_manager buckets compile contracts priorities profiler repetition roofline scheduler stats thread",
     "models": "architectures",
     "parallel": "placement",
