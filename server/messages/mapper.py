@@ -68,7 +68,9 @@ def map_messages(
     messages = read_messages(request.messages)
     continues_last = _is_prefill(messages[-1]) if messages else False
     system = read_system(request.system)
-    if system:
+    if system and messages and messages[0]["role"] == "system":
+        messages[0]["content"].insert(0, {"type": "text", "text": system})
+    elif system:
         messages.insert(0, {"role": "system", "content": system})
     if not messages:
         raise InvalidParameter("messages must have a message with content.", "messages")

@@ -58,9 +58,29 @@ async def test_a_result_may_have_blocks_and_may_be_an_error(api):
     assert second["content"] == "Error: no" and "content" not in third
 
 
-async def test_a_system_message_may_stand_among_the_others(api):
-    turns = [{"role": "user", "content": "a"}, {"role": "system", "content": [TEXT]}, {"role": "user", "content": "b"}]
-    assert [one["role"] for one in await read(api, messages=turns)] == ["user", "system", "user"]
+async def test_a_system_message_among_the_others_is_part_of_the_turn_before_it(api):
+    """Claude Code sends one behind the first message of the user; many templates refuse or drop it there."""
+    note = {"type": "text", "text": f"<system-reminder>\n{TEXT['text']}\n</system-reminder>"}
+    late = {"role": "system", "content": [{**TEXT, "cache_control": {"type": "ephemeral"}}]}
+    user, assistant = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+    merged = {"role": "user", "content": [{"type": "text", "text": "a"}, note]}
+    assert await read(api, messages=[user, late, assistant, user]) == [merged, assistant, user]
+    assert await read(api, messages=[user, {"role": "system", "content": TEXT["text"]}, assistant, user]) == [
+        merged,
+        assistant,
+        user,
+    ]
+    result = {"role": "user", "content": [RESULT]}
+    *_, tool, last = await read(api, messages=[user, {"role": "assistant", "content": [USE]}, result, late])
+    assert (tool["role"], last) == ("tool", {"role": "user", "content": [note]})
+
+
+async def test_there_is_one_system_message_at_the_beginning(api):
+    first = {"role": "system", "content": "B"}
+    system, _ = await read(api, system="A", messages=[first, first, {"role": "user", "content": "a"}])
+    assert (system["role"], [part["text"] for part in system["content"]]) == ("system", ["A", "B", "B"])
+    reply = await api.message(messages=[{"role": "system", "content": [{"type": "tool_addition"}]}])
+    assert reply.status == 400 and reply.error["message"].startswith("messages[0].content[0]")
 
 
 async def test_the_billing_line_is_left_out_so_that_the_prefix_stays_the_same(make_api):
