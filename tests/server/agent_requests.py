@@ -2,7 +2,7 @@
 
 Codex: the fields of ResponsesApiRequest in codex-rs/codex-api/src/common.rs of github.com/openai/codex, its tools in
 codex-rs/core/src/tools, with the grammar of tool_apply_patch.lark. Claude Code: its source is not public; the form is
-what proxies that are made for it describe.
+what its version 2.1.328 sends, as a proxy has recorded it (scripts/try_clients runs the program itself).
 """
 
 from typing import Any
@@ -110,13 +110,15 @@ def make_claude_request(turns: list[dict[str, Any]], turn: int, num_tools: int =
         "messages": [
             {
                 "role": "user",
-                "content": [{"type": "text", "text": reminder}, {"type": "text", "text": "Rename f.", **cached}],
+                "content": [{"type": "text", "text": reminder}, {"type": "text", "text": "Rename f."}],
             },
+            {"role": "system", "content": [{"type": "text", "text": "# Environment", **cached}]},
             *turns,
         ],
         "tools": [*tools, {"name": "Bash", "description": "Runs.", "input_schema": make_schema(command="string")}],
         "metadata": {"user_id": "user_1_account_2_session_3"},
-        "thinking": {"type": "enabled", "budget_tokens": 2000},
+        "thinking": {"type": "enabled", "budget_tokens": 2000, "display": "updates"},
+        "output_config": {"effort": "high"},
         "context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
         "stream": True,
     }

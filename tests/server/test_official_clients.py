@@ -1,4 +1,4 @@
-"""The Python SDKs of OpenAI and Anthropic as clients of /v1/responses and /v1/messages, over a real connection."""
+"""The Python SDKs of OpenAI and Anthropic as clients of responses, messages and embeddings, over a real connection."""
 
 import anthropic
 import openai
@@ -7,6 +7,7 @@ from pydantic import BaseModel
 
 from tests.fake_llm import FakeLLM, Piece
 from tests.server.live_server import serve_live
+from tests.server.pooling_llm import PoolingLLM
 from tests.server.test_messages_reply import TOOL
 from tests.server.test_messages_reply import calling as messages_calling
 from tests.server.test_responses_tools import FUNCTION, calling
@@ -74,6 +75,17 @@ class TestOpenAI:
         response = await openai_client.responses.create(model="fake/model", input="Hi", background=True)
         assert response.status == "queued"
         assert (await openai_client.responses.cancel(response.id)).status == "cancelled"
+
+    async def test_embeddings(self):
+        async with (
+            serve_live(PoolingLLM(), api_key=("k",)) as server,
+            openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="k", max_retries=0) as client,
+        ):
+            default = await client.embeddings.create(model="fake/model", input=["a", "bc"])  # asks for base64
+            floats = await client.embeddings.create(model="fake/model", input=["a", "bc"], encoding_format="float")
+        for one, other in zip(default.data, floats.data, strict=True):
+            assert one.embedding == pytest.approx(other.embedding)
+        assert (len(default.data[0].embedding), default.usage.prompt_tokens) == (4, 5)
 
     async def test_errors(self, openai_client):
         with pytest.raises(openai.BadRequestError, match="temperature"):
