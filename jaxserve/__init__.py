@@ -82,6 +82,8 @@ if TYPE_CHECKING:
     )
     from jaxserve.preparation import Ready
     from jaxserve.program_directory import BuiltDirectory, build_programs
+    from jaxserve.prompt_hasher import PromptHasher
+    from jaxserve.router import PrefixRouter, PromptPages, hash_prompt
 
 __version__ = "0.1.0"
 _LAZY_EXPORTS = {
@@ -95,6 +97,10 @@ _LAZY_EXPORTS = {
     "Conversion": "jaxserve.conversion",
     "DeviceMemory": "jaxserve.parallel.placement",
     "QueueSlot": "jaxserve.admission",
+    "PrefixRouter": "jaxserve.router",
+    "PromptHasher": "jaxserve.prompt_hasher",
+    "PromptPages": "jaxserve.router",
+    "hash_prompt": "jaxserve.router",
     "Ready": "jaxserve.preparation",
     "Finding": "jaxserve.doctor",
     "PoolingTask": "jaxserve.models.pooling_spec",
@@ -163,6 +169,9 @@ __all__ = [
     "OutputTimes",
     "Overloaded",
     "PoolingParams",
+    "PrefixRouter",
+    "PromptHasher",
+    "PromptPages",
     "PromptTooLong",
     "QueueSlot",
     "Ready",
@@ -188,6 +197,7 @@ __all__ = [
     "check_one_vector",
     "compute_cosine",
     "find_prompt",
+    "hash_prompt",
     "make_embedding",
     "make_probabilities",
     "pair_texts",

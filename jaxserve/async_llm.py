@@ -20,6 +20,7 @@ from jaxserve.outputs import InspectedEngine, RenderedPrompt, StatsSnapshot, Tex
 from jaxserve.parallel.placement import DeviceMemory
 from jaxserve.pooling_params import PoolingParams
 from jaxserve.preparation import Ready
+from jaxserve.prompt_hasher import PromptHasher
 from jaxserve.prompt_input import ChatPrompt, PoolingInput, PromptInput
 from jaxserve.running_request import RunningRequest
 from jaxserve.sampling_params import SamplingParams, check_token_ids
@@ -286,6 +287,11 @@ class AsyncLLM:
             data_parallel_rank=data_parallel_rank,
         )
         return await self._run_in(self._text_threads, prepare, "" if slot is None else slot.caller)
+
+    def make_prompt_hasher(self) -> PromptHasher:
+        """Make what hashes prompts as this model's prefix cache does, for a process in front of several such models."""
+        keys = {loaded.module.name: loaded.adapter.key for loaded in self.adapters}
+        return PromptHasher(self.config, self.tokenizer, keys)
 
     @property
     def adapters(self) -> tuple[LoadedAdapter, ...]:

@@ -14,6 +14,7 @@ from itertools import count, islice
 
 from jaxserve.adapter_registry import AdapterRegistry
 from jaxserve.admission import AdmissionQueue, QueueSlot
+from jaxserve.cache.prefix import CacheContext
 from jaxserve.config import EngineConfig
 from jaxserve.config_check import check_config
 from jaxserve.engine.build import LoadedEngine
@@ -29,7 +30,7 @@ from jaxserve.pooling_preparation import PoolingPreparer
 from jaxserve.preparation import Ready, RequestPreparer
 from jaxserve.replica import Replica, sum_stats
 from jaxserve.request_limits import RequestLimits, check_rank
-from jaxserve.router import PrefixRouter
+from jaxserve.router import PrefixRouter, hash_prompt
 from jaxserve.sampling_params import SamplingParams
 from jaxserve.text_components import TextComponents
 
@@ -75,7 +76,7 @@ class EngineClient:
         self._request_ids = count(1)
         self._faults = Faults.from_config(config)
         self._rng = random.SystemRandom() if config.seed is None else random.Random(config.seed)
-        self._router, self._route_lock = PrefixRouter(len(engines), config.page_size), threading.Lock()
+        self._router, self._route_lock = PrefixRouter[int](), threading.Lock()
         self.replicas = tuple(Replica(rank, engine, on_outputs) for rank, engine in enumerate(engines))
         # A step that still runs while the interpreter ends would abort the process.
         self._at_exit = partial(_close_if_alive, weakref.ref(self))
@@ -189,15 +190,15 @@ class EngineClient:
         """Choose the replica to which all engine requests of a prepared request are to be submitted."""
         if len(self.replicas) == 1:
             return self.replicas[0]
+        adapter = None if ready.adapter is None else ready.adapter.key
+        context = CacheContext(salt=ready.cache_salt, adapter=adapter)
+        prompt = hash_prompt(ready.prompt_ids, self.config.page_size, context)
         with self._route_lock:
-            loads = [replica.load for replica in self.replicas]
-            rank = self._router.route(
-                ready.prompt_ids,
-                loads,
-                cache_salt=ready.cache_salt,
-                adapter=None if ready.adapter is None else ready.adapter.key,
-                rank=ready.data_parallel_rank,
-            )
+            rank = ready.data_parallel_rank
+            if rank is None:  # of replicas that are all dead the first one says so
+                loads = {replica.rank: load for replica in self.replicas if (load := replica.load) is not None}
+                rank = next(iter(self._router.rank(prompt, loads)), 0)
+            self._router.record(prompt, rank)
         return self.replicas[rank]
 
     @property

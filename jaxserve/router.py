@@ -1,81 +1,88 @@
-"""The choice of a replica for each request: where its prompt's beginning was served before, unless others are idle."""
+"""The choice of a replica for each request: where its prompt's beginning was served before, unless others are idle.
 
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+Replicas have names, which are numbers inside of one process (EngineClient) and ids under Ray Serve (server/ray). What a
+router knows is what it has routed itself. Routers that know nothing of a prompt yet choose alike, so that several in
+front of the same replicas, or one that was started anew, send a beginning to the same place.
+"""
+
+from collections import Counter, OrderedDict
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Generic, TypeVar
+
+from jaxserve.cache.prefix import NO_CONTEXT, CacheContext, hash_pages
 
 MAX_PAGES = 64  # of a prompt, which are compared; longer beginnings are rarely shared by requests that differ before
-MAX_PREFIXES = 1 << 16  # of each replica, least recently served out first: 64 bytes each, for 1M tokens of pages of 16
+MAX_PREFIXES = 1 << 16  # of each replica, least recently served out first: 9 MB, for 1M tokens of pages of 16
+Name = TypeVar("Name", bound=Hashable)
 
 
-def choose_replica(num_new_tokens: Sequence[int | None], loads: Sequence[int], num_routed: Sequence[int]) -> int:
-    """Return the replica on which a request is served soonest: it waits for the load, and computes its new tokens.
+@dataclass(frozen=True, slots=True)
+class PromptPages:
+    """A prompt as a router sees it.
 
-    num_new_tokens   for each replica the prompt tokens that it has not served before; None: it cannot serve any
-    loads            for each replica the tokens that its unfinished requests still need
-    num_routed       for each replica the requests that it got so far, which decides between equals
-
-    If none of them can serve the request, it is the first.
-    """
-    costs = [
-        (load + new, routed, rank)
-        for rank, (new, load, routed) in enumerate(zip(num_new_tokens, loads, num_routed, strict=True))
-        if new is not None
-    ]
-    return min(costs)[2] if costs else 0
-
-
-class PrefixRouter:
-    """The beginnings of prompts that each replica has served. For one thread at a time.
-
-    num_replicas   The number of replicas.
-    page_size      The number of tokens of a page: only whole pages are found in a prefix cache.
+    num_tokens   The number of its tokens.
+    page_size    The number of tokens of a page: only whole pages are found in a prefix cache.
+    hashes       The hashes of its first whole pages, at most MAX_PAGES, as the prefix cache has them.
     """
 
-    def __init__(self, num_replicas: int, page_size: int) -> None:
-        self._page_size = page_size
-        self._served: list[OrderedDict[int, None]] = [OrderedDict() for _ in range(num_replicas)]
-        self._num_routed = [0] * num_replicas
+    num_tokens: int = 0
+    page_size: int = 1
+    hashes: tuple[bytes, ...] = ()
 
-    def route(
-        self,
-        prompt_ids: Sequence[int],
-        loads: Sequence[int | None],
-        *,
-        cache_salt: str | None = None,
-        adapter: str | None = None,
-        rank: int | None = None,
-    ) -> int:
-        """Choose the replica of a request and remember the beginning of its prompt.
 
-        loads        for each replica the tokens that its unfinished requests still need; None: it cannot serve any
-        cache_salt   prompts with different salts share nothing
-        adapter      nor do prompts with different adapters
-        rank         the replica that the request asks for; None: any
+def hash_prompt(prompt_ids: Sequence[int], page_size: int, context: CacheContext = NO_CONTEXT) -> PromptPages:
+    """Return the pages of a prompt. context: pages are shared only between equal ones."""
+    hashes = hash_pages(prompt_ids[: MAX_PAGES * page_size], page_size, context)
+    return PromptPages(len(prompt_ids), page_size, tuple(hashes))
+
+
+class PrefixRouter(Generic[Name]):
+    """The beginnings of prompts that each replica has served. For one thread at a time."""
+
+    def __init__(self) -> None:
+        self._served: dict[Name, OrderedDict[bytes, None]] = {}
+        self._num_routed: Counter[Name] = Counter()
+
+    def rank(self, prompt: PromptPages, loads: Mapping[Name, int]) -> list[Name]:
+        """Return the replicas that can serve a request, and first the one that does so soonest.
+
+        A request waits for the load of its replica, and for its prompt's tokens that were not served there before. Of
+        equals the first page chooses, and for a prompt without one it is the replica that got the fewest requests.
+
+        loads   The tokens that the unfinished requests of each replica still need.
         """
-        prefixes = list(self._hash_prefixes(prompt_ids, (cache_salt, adapter)))
-        if rank is None:
-            new = [
-                None if load is None else len(prompt_ids) - self._page_size * self._count_served(prefixes, replica)
-                for replica, load in enumerate(loads)
-            ]
-            rank = choose_replica(new, [load or 0 for load in loads], self._num_routed)
-        served = self._served[rank]
-        for prefix in prefixes:
-            served[prefix] = None
-            served.move_to_end(prefix)
+
+        def cost(name: Name) -> tuple[int, bytes, int]:
+            new = prompt.num_tokens - prompt.page_size * self._count_served(prompt, name)
+            if prompt.hashes:
+                return loads[name] + new, _score(prompt.hashes[0], name), 0
+            return loads[name] + new, b"", self._num_routed[name]
+
+        return sorted(loads, key=cost)
+
+    def record(self, prompt: PromptPages, name: Name) -> None:
+        """Take note that a replica serves a prompt."""
+        served = self._served.setdefault(name, OrderedDict())
+        for page_hash in prompt.hashes:
+            served[page_hash] = None
+            served.move_to_end(page_hash)
         while len(served) > MAX_PREFIXES:
             served.popitem(last=False)
-        self._num_routed[rank] += 1
-        return rank
+        self._num_routed[name] += 1
 
-    def _count_served(self, prefixes: Sequence[int], rank: int) -> int:
+    def retain(self, names: Collection[Name]) -> None:
+        """Forget all replicas but these: caches of the others are gone."""
+        for name in self._num_routed.keys() - set(names):
+            del self._num_routed[name], self._served[name]
+
+    def _count_served(self, prompt: PromptPages, name: Name) -> int:
         """Return the number of pages at the beginning of a prompt that a replica has served."""
-        served = self._served[rank]
-        return next((num for num, prefix in enumerate(prefixes) if prefix not in served), len(prefixes))
+        served = self._served.get(name, {})
+        return next((num for num, page in enumerate(prompt.hashes) if page not in served), len(prompt.hashes))
 
-    def _hash_prefixes(self, prompt_ids: Sequence[int], context: tuple[str | None, ...]) -> Iterator[int]:
-        """Yield a hash of each beginning of whole pages. A collision costs time, never a wrong token."""
-        size, prefix = self._page_size, hash(context)
-        for end in range(size, min(len(prompt_ids), MAX_PAGES * size) + 1, size):
-            prefix = hash((prefix, *prompt_ids[end - size : end]))
-            yield prefix
+
+def _score(page_hash: bytes, name: Hashable) -> bytes:
+    """Return a number that is random for each pair, and the same in every process (rendezvous hashing)."""
+    return sha256(page_hash + str(name).encode()).digest()
