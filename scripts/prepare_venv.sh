@@ -1,7 +1,7 @@
 # Sourced by scripts/serve and scripts/test: makes sure that .venv holds this checkout and what it depends on.
 #
 #   prepare_venv base    what the server needs
-#   prepare_venv test    the same, and the extras test, notebook and otel
+#   prepare_venv test    the same, and the extras test, notebook, otel and ray
 #
 # It costs milliseconds when nothing changed. A stamp, .venv/installed-KIND, is written after an install has
 # succeeded and holds all that the install depended on; anything else there, or nothing, means: install (again).
@@ -20,7 +20,7 @@ fail() {
 
 prepare_venv() {
   local kind=$1 extras=""
-  [ "$kind" = test ] && extras="[test,notebook,otel]"
+  [ "$kind" = test ] && extras="[test,notebook,otel,ray]"
   is_installed "$kind" && return
   local python
   python=$(find_python) || exit 1

@@ -5,6 +5,7 @@ import hmac
 from collections.abc import Sequence
 
 from quart import Request, Response
+from werkzeug.datastructures import Headers
 
 from server.assets import ASSETS
 from server.config import ServerConfig, split_commas
@@ -30,7 +31,7 @@ class ApiKeyAuth:
         """Return the 401 reply for this request, or None if it is authorized."""
         sent_path = request.scope["path"]
         path = sent_path if sent_path.startswith("//") else request.path  # which has lost all slashes but one
-        if self.is_authorized(request.method, path, self._find_credentials(request)):
+        if self.is_authorized(request.method, path, self.find_credentials(request.headers, request.path)):
             return None
         body = {"error": "Unauthorized"}
         if is_messages_path(path):
@@ -39,10 +40,14 @@ class ApiKeyAuth:
 
     def identify(self, request: Request) -> str:
         """Return who sends this request, which is authorized: a digest of the key, or else the address."""
-        headers = self._find_credentials(request)
-        if self._digests and self._has_key(headers):
-            return f"key {_digest(_presented_key(headers)).hex()}"
-        return f"address {request.remote_addr}"
+        return self.identify_sender(request.headers, request.path, request.remote_addr)
+
+    def identify_sender(self, headers: Headers, path: str, address: str | None) -> str:
+        """Return the same for a request of which only this is known."""
+        credentials = self.find_credentials(headers, path)
+        if self._digests and self._has_key(credentials):
+            return f"key {_digest(_presented_key(credentials)).hex()}"
+        return f"address {address}"
 
     def find_owner(self, request: Request) -> str:
         """Return to whom a thing belongs that this request, which is authorized, leaves here; "" if to all alike."""
@@ -54,15 +59,15 @@ class ApiKeyAuth:
             return True
         return self._has_key(authorization)
 
-    def _find_credentials(self, request: Request) -> list[str]:
-        """Return the values of its Authorization headers, or of X-Api-Key where clients of the Messages API send that.
+    def find_credentials(self, headers: Headers, path: str) -> list[str]:
+        """Return the values of Authorization headers, or of X-Api-Key where clients of the Messages API send that.
 
         Where both are sent, either may be the key: the other is then often meant for a proxy.
         """
-        headers = request.headers.getlist("Authorization")
-        if is_messages_path(request.path) and not self._has_key(headers):
-            return [f"Bearer {key}" for key in request.headers.getlist("X-Api-Key")] or headers
-        return headers
+        values = headers.getlist("Authorization")
+        if is_messages_path(path) and not self._has_key(values):
+            return [f"Bearer {key}" for key in headers.getlist("X-Api-Key")] or values
+        return values
 
     def _has_key(self, headers: Sequence[str]) -> bool:
         """Compare with every key: the time is the same whether a key is right, wrong, of another scheme, or absent."""

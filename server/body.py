@@ -116,22 +116,30 @@ async def read_body(request: Request, config: ServerConfig, meter: BodyMeter) ->
     return data
 
 
-async def _receive_body(request: Request, config: ServerConfig) -> bytes:
+def make_body_error(status: int, config: ServerConfig) -> ApiError:
+    """Make the error for a body that is too late (408), too large (413), or one too many (503)."""
     close = {"Connection": "close"}
+    if status == 408:
+        return ApiError(408, f"The body was not complete within {config.body_timeout_s:g} s.", headers=close)
+    if status == 413:
+        message = f"The body is larger than the {config.max_body_bytes} bytes allowed (--max-body-bytes)."
+        return ApiError(413, message, headers=close)
+    message = "Too many bytes of requests are being received; please try again later."
+    return ApiError(503, message, headers={**close, "Retry-After": str(RETRY_AFTER_S)})
+
+
+async def _receive_body(request: Request, config: ServerConfig) -> bytes:
     try:
         async with asyncio.timeout(config.body_timeout_s):
             data = await request.body
         request.body.clear()
         return data
     except ServiceUnavailable:
-        message = "Too many bytes of requests are being received; please try again later."
-        raise ApiError(503, message, headers={**close, "Retry-After": str(RETRY_AFTER_S)}) from None
+        raise make_body_error(503, config) from None
     except RequestEntityTooLarge:
-        message = f"The body is larger than the {config.max_body_bytes} bytes allowed (--max-body-bytes)."
-        raise ApiError(413, message, headers=close) from None
+        raise make_body_error(413, config) from None
     except TimeoutError:
-        message = f"The body was not complete within {config.body_timeout_s:g} s."
-        raise ApiError(408, message, headers=close) from None
+        raise make_body_error(408, config) from None
     except HTTPException as error:
         raise ApiError(
             error.code or 400, "The body could not be read.", type=reason_phrase(error.code or 400)

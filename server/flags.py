@@ -154,21 +154,22 @@ def _read_environment(
 
 def _read_config_file(parser: CommandParser, translator: FlagTranslator, path: str) -> dict[str, Any]:
     """Read the YAML mapping at `path` as flags, so that both go through the same checks."""
-    parser.source = f"--config {path}"
-    values = _parse_flags(parser, translator, translator.parse(list(_config_file_to_argv(parser, path))))
-    parser.source = ""
-    return values
-
-
-def _config_file_to_argv(parser: CommandParser, path: str) -> Iterator[str]:
     import yaml
 
+    parser.source = f"--config {path}"
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         parser.error(" ".join(str(error).split()))
     if not isinstance(values, dict):
         parser.error("expected keys and values, like 'port: 8000'")
+    flags = _parse_flags(parser, translator, translator.parse(list(to_words(values))))
+    parser.source = ""
+    return flags
+
+
+def to_words(values: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the words of a command line for settings as a YAML file has them; None leaves one out."""
     for key, value in values.items():
         flag = "--" + str(key)
         if isinstance(value, bool):

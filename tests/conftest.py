@@ -16,6 +16,7 @@ FAST = {
     "engine": "beam_manager buckets compile contracts priorities profiler repetition roofline scheduler stats thread",
     "models": "architectures",
     "parallel": "placement",
+    "ray_serve": "ray_forwarding ray_prompts ray_relay ray_settings",
     "sampling": "columns",
     "server": "auth body chat_message chat_stream custom_middleware errors reasoning_fields reasoning_reply"
     " reply_headers tools_reply truncation writer",

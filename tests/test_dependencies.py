@@ -30,7 +30,7 @@ NEEDED_WITHOUT_IMPORT = {  # what is needed although no source of ours imports i
 
 
 # What the package imports only if it is wanted → the extra that brings it.
-OPTIONAL = {"opentelemetry": "otel", "zmq": "events", "msgpack": "events"}
+OPTIONAL = {"opentelemetry": "otel", "zmq": "events", "msgpack": "events", "ray": "ray"}
 
 
 def names(requirements: Iterable[str]) -> set[str]:
