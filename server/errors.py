@@ -72,7 +72,12 @@ class ApiError(Exception):
 
 def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Make a JSON reply, without Quart's time limit for sending it."""
-    response = Response(encode_json(body), status, content_type="application/json")
+    return written_json_response(encode_json(body), status, headers)
+
+
+def written_json_response(text: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Make a reply of JSON that is written already."""
+    response = Response(text, status, content_type="application/json")
     response.headers.update(headers or {})
     response.timeout = None
     return response

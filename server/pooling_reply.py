@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import orjson
-from quart import Response
 
 from jaxserve import make_embedding, make_probabilities
 from server.pooling_jobs import PooledResult
@@ -91,11 +90,3 @@ async def compute(function: Callable[[], T], arrays: Sequence[Any]) -> T:
 def dump(body: dict[str, Any]) -> bytes:
     """Write a body with numpy's numbers as JSON."""
     return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
-
-
-def make_response(text: bytes, headers: dict[str, str]) -> Response:
-    """Make the reply with a body that is written."""
-    response = Response(text, 200, content_type="application/json")
-    response.headers.update(headers)
-    response.timeout = None
-    return response

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from sys import getsizeof
 from typing import TYPE_CHECKING, Any
 
 from server.errors import to_api_error
@@ -52,9 +53,9 @@ class BackgroundRun:
                 self._task.cancel()  # the client has left before there was a response
 
     @property
-    def response(self) -> dict[str, Any]:
-        """The response as it is now, {} before there is one."""
-        return {} if self._entry is None else self._entry.response
+    def body(self) -> bytes:
+        """The response as it is now, as JSON; {} before there is one."""
+        return b"{}" if self._entry is None else self._entry.body
 
     def set_response(self, response: dict[str, Any]) -> None:
         """Replace the response in the store by what has become of it."""
@@ -123,8 +124,8 @@ class BackgroundRun:
         try:
             self._keep(writer.open_queued())
             async for events, _ in read_events(generation, writer, 1):
-                if events and self.response["status"] == "queued":
-                    self.set_response({**self.response, "status": "in_progress"})
+                if events and self._entry is not None and self._entry.status == "queued":
+                    self.set_response({**self._entry.response, "status": "in_progress"})
                 self._keep(events)
         except Exception as error:
             generation.release()
@@ -135,7 +136,7 @@ class BackgroundRun:
 
     def _drop_events(self) -> None:
         if self._entry is not None:
-            self._store.shrink(self._owner, self._entry, sum(map(len, self._events)))
+            self._store.shrink(self._owner, self._entry, sum(map(getsizeof, self._events)))
         self._num_dropped += len(self._events)
         self._events = []
 
@@ -157,4 +158,4 @@ class BackgroundRun:
         pieces = [event.encode() for event in events]
         self._events += pieces
         self._changed.set()
-        return sum(map(len, pieces))
+        return sum(map(getsizeof, pieces))

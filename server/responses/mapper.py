@@ -8,12 +8,12 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
-from jaxserve import InvalidParameter
+from jaxserve import InvalidParameter, load_exact_json
 from server.client_fields import client_fields
 from server.config import ServerConfig
 from server.errors import preview
-from server.json_bytes import encode_json
-from server.responses.items import Item, ItemConversation, read_items, strip_item
+from server.json_bytes import encode_kept_json
+from server.responses.items import ItemConversation, read_items, strip_item
 from server.responses.tool_choice import ResolvedChoice, resolve_choice
 from server.responses.tools import CallableTool, ToolTable, read_tools
 from server.schemas.chat import MAX_MESSAGES, ChatRequest
@@ -51,16 +51,14 @@ class MappedRequest:
     chat          the chat request
     tools         the tools that may be called
     grammar_tool  the custom tool whose input the whole answer is; None: the answer is read as usual
-    new_items     the items of the request's own input, as they are kept; none if they are not
-    item_bytes    of these, as JSON
+    kept_items    the items of the request's own input as they are kept, a JSON array; None if they are not
     field_names   names of the client's fields by those of the chat request, for errors
     """
 
     chat: ChatRequest
     tools: ToolTable
     grammar_tool: CallableTool | None
-    new_items: Sequence[Item]
-    item_bytes: int
+    kept_items: bytes | None
     field_names: Mapping[str, str]
 
     @property
@@ -71,39 +69,46 @@ class MappedRequest:
         return [name for tool in tools if is_parsed and (name := tool.unenforced) is not None]
 
 
-def map_request(request: ResponsesRequest, history: Sequence[Item], config: ServerConfig) -> MappedRequest:
-    """Make the chat request, and check it. history: the items of the conversation before this request.
+def map_request(
+    request: ResponsesRequest, history: Sequence[bytes], config: ServerConfig, max_model_len: int
+) -> MappedRequest:
+    """Make the chat request, and check it.
+
+    history: the conversation before this request, arrays of items as JSON. max_model_len: the most tokens of a prompt
+    and its answer.
 
     Raises InvalidParameter, or another RequestError, about the field at fault.
     """
     conversation = ItemConversation()
     if request.instructions:
         conversation.messages.append({"role": "system", "content": request.instructions})
-    read_items(history, conversation, "previous_response_id")
+    earlier = [item for items in history for item in load_exact_json(items)]
+    read_items(earlier, conversation, "previous_response_id")
     new_items = [{"role": "user", "content": request.input}] if isinstance(request.input, str) else request.input
     read_items(new_items, conversation)
     if not 1 <= len(conversation.messages) <= MAX_MESSAGES:
         raise InvalidParameter(f"input must come to 1 to {MAX_MESSAGES} messages.", "input")
     choice = resolve_choice(request.tool_choice, read_tools(request.tools or ()))
     body = {name: value for name in SAME_FIELDS if (value := getattr(request, name)) is not None}
-    body |= _map_differing(request, choice)
+    body |= _map_differing(request, choice, max_model_len)
     body["messages"] = conversation.messages
     chat = validate_body(ChatRequest, body)
     with client_fields(FIELD_NAMES):
         check_chat(chat, config)
     names = FIELD_NAMES if choice.grammar_tool is None else {**FIELD_NAMES, "structured_outputs": "tools"}
-    kept_items = [strip_item(item) for item in new_items] if request.is_stored else []
-    return MappedRequest(chat, choice.tools, choice.grammar_tool, kept_items, len(encode_json(kept_items)), names)
+    kept_items = encode_kept_json([strip_item(item) for item in new_items]) if request.is_stored else None
+    return MappedRequest(chat, choice.tools, choice.grammar_tool, kept_items, names)
 
 
-def _map_differing(request: ResponsesRequest, choice: ResolvedChoice) -> dict[str, Any]:
+def _map_differing(request: ResponsesRequest, choice: ResolvedChoice, max_model_len: int) -> dict[str, Any]:
     """Return the fields that a chat request has in another form."""
     text_format = _map_format(request.text.format if request.text is not None else None)
     if text_format is not None and request.structured_outputs is not None:
         message = "text.format and structured_outputs are two constraints on one answer; leave one of them out."
         raise InvalidParameter(message, "structured_outputs")
+    max_tokens = request.max_output_tokens and min(request.max_output_tokens, max_model_len)
     fields = {
-        "max_completion_tokens": request.max_output_tokens,
+        "max_completion_tokens": max_tokens,
         "reasoning_effort": request.reasoning.effort if request.reasoning is not None else None,
         "truncate_prompt_tokens": -1 if request.truncation == "auto" else None,
         "logprobs": True if LOGPROBS in request.included else None,

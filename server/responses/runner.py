@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -12,19 +12,19 @@ from quart import Response
 
 from jaxserve import InvalidParameter
 from server.chat_run import start_chats
-from server.errors import json_response, preview
+from server.errors import preview, written_json_response
 from server.generation import Generation
 from server.replies import make_random_id
 from server.reply_headers import IGNORED_TOOLS_HEADER, add_names_header, add_unenforced_header
 from server.request_reader import HostWork
 from server.responses.background import BackgroundRun
 from server.responses.checks import ID_PREFIX
-from server.responses.items import Item
 from server.responses.mapper import MappedRequest, map_request
 from server.responses.output_items import OPENAI_REASONING_PART, REASONING_PART
-from server.responses.references import is_reference, resolve_references
+from server.responses.references import find_holders, is_reference, resolve_references
 from server.responses.store import StoredResponse
 from server.responses.writer import ResponsesWriter
+from server.sampling import get_max_model_len
 from server.schemas.responses import ResponsesRequest
 from server.send_reply import send_reply
 from server.sse import make_stream_response
@@ -48,36 +48,44 @@ class _ResponsesCall:
     def __init__(self, state: ServerState, request: ResponsesRequest, work: HostWork) -> None:
         self._state, self._request, self._work = state, request, work
         self._owner = state.auth.find_owner(quart.request)
-        self._history: list[Item] = []
-        self._history_bytes = 0
+        self._previous: StoredResponse | None = None
+        self._history: tuple[bytes, ...] = ()
+        self._holders: Mapping[str, StoredResponse | None] = {}
 
     async def answer(self) -> Response:
         """Make the response."""
         if self._request.previous_response_id is not None:
-            self._read_history(self._request.previous_response_id)
-        self._read_references()
-        mapped = await self._work.run(partial(map_request, self._request, self._history, self._state.config))
+            self._find_previous(self._request.previous_response_id)
+        self._find_references()
+        mapped = await self._work.run(self._map)
         answer = self._answer_later if self._request.background else self._answer_now
         return add_names_header(await answer(mapped), IGNORED_TOOLS_HEADER, mapped.tools.ignored)
 
-    def _read_history(self, previous_id: str) -> None:
+    def _find_previous(self, previous_id: str) -> None:
         param = "previous_response_id"
         entry = self._state.responses.get(self._owner, previous_id, param)
         if entry.is_running:
             raise InvalidParameter(f"{param} names a response that is still being generated.", param)
-        self._history = entry.conversation
-        self._history_bytes = entry.item_bytes + entry.output_bytes
-        self._work.add_bytes(self._history_bytes)
+        self._previous = entry
+        self._work.add_bytes(entry.own_bytes)
 
-    def _read_references(self) -> None:
-        """Put the items of kept responses in the places of references to them."""
-        items = self._request.input
-        if isinstance(items, str) or not any(map(is_reference, items)):
+    def _find_references(self) -> None:
+        """Find the kept responses whose items the input refers to."""
+        if isinstance(self._request.input, str):
             return
         find = partial(self._state.responses.find_holder, self._owner)
-        resolved, holders = resolve_references(items, find)
-        self._request = self._request.model_copy(update={"input": resolved})
-        self._work.add_bytes(sum(holder.output_bytes for holder in holders))
+        self._holders = find_holders(self._request.input, find)
+        sizes = {holder.id: len(holder.body) for holder in self._holders.values() if holder is not None}
+        self._work.add_bytes(sum(sizes.values()))
+
+    def _map(self) -> MappedRequest:
+        """Make the chat request. What is kept is parsed here, in a thread if it is large."""
+        if self._previous is not None:
+            self._history = self._previous.conversation
+        request = self._request
+        if not isinstance(request.input, str) and any(map(is_reference, request.input)):
+            request = request.model_copy(update={"input": resolve_references(request.input, self._holders)})
+        return map_request(request, self._history, self._state.config, get_max_model_len(self._state.llm))
 
     async def _answer_now(self, mapped: MappedRequest) -> Response:
         def keep(response: dict[str, Any]) -> None:
@@ -95,7 +103,7 @@ class _ResponsesCall:
 
         run = BackgroundRun(self._state.responses, self._owner, self._state.config.sse_keep_alive_interval)
         generation = await run.start(start)
-        response = make_stream_response(run.read()) if self._request.stream else json_response(run.response)
+        response = make_stream_response(run.read()) if self._request.stream else written_json_response(run.body)
         return add_unenforced_header(response, generation.jobs, mapped.unenforced)
 
     async def _start(self, mapped: MappedRequest, on_end: OnEnd) -> tuple[Generation, ResponsesWriter, int]:
@@ -127,8 +135,8 @@ class _ResponsesCall:
     def _choose_id(self) -> str:
         """Choose the id of a response that is kept, without its prefix: no other may have it, and it stands in a path.
 
-        Raises InvalidParameter if the request's own is of no use. That of a header, which may be a proxy's and come
-        again with a second try, is then replaced by a random one.
+        Raises InvalidParameter if the request's own is of no use. That of a header may be a proxy's and come again with
+        a second try, and then gets a random end. One that no path can hold is replaced.
         """
         header, given = quart.request.headers.get("X-Request-Id"), self._request.request_id
         for base_id in filter(None, (header, None if header else given)):
@@ -140,13 +148,14 @@ class _ResponsesCall:
                 f"'_', '~', ':' and '-' only, got {preview(given)}; leave it out, or send store: false."
             )
             raise InvalidParameter(message, "request_id")
-        return make_random_id()
+        is_routable = header is not None and _ROUTABLE.fullmatch(header) is not None
+        return f"{header}-{make_random_id()}" if is_routable else make_random_id()
 
     def _make_entry(
         self, mapped: MappedRequest, response: dict[str, Any], run: BackgroundRun | None = None
     ) -> StoredResponse:
-        items = [*self._history, *mapped.new_items]
-        return StoredResponse(response, items, self._history_bytes + mapped.item_bytes, run)
+        items = (*self._history, *(() if mapped.kept_items is None else (mapped.kept_items,)))
+        return StoredResponse.from_response(response, items, run)
 
 
 def _forget(_: dict[str, Any]) -> None:

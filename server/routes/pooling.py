@@ -17,7 +17,7 @@ from jaxserve import (
     make_probabilities,
     pair_texts,
 )
-from server.errors import json_response
+from server.errors import json_response, written_json_response
 from server.pooling_jobs import (
     PooledResult,
     check_input,
@@ -36,7 +36,6 @@ from server.pooling_reply import (
     make_list,
     make_pooled,
     make_ranking,
-    make_response,
 )
 from server.schemas.pooling import ClassifyRequest, EmbeddingRequest, PooledRequest, RerankRequest, ScoreRequest
 from server.state import ServerState
@@ -145,7 +144,7 @@ async def _send_list(
         return dump(make_list(result, make_data(), shows_cached_tokens=shows_cached_tokens))
 
     text = await compute(write, [delta.pooled for delta in result.deltas])
-    return make_response(text, state.get_load_headers())
+    return written_json_response(text, headers=state.get_load_headers())
 
 
 def _text_field(request: EmbeddingRequest | ClassifyRequest) -> str:

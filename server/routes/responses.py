@@ -6,7 +6,7 @@ import quart
 from quart import Blueprint, Response
 
 from jaxserve import InvalidParameter
-from server.errors import ApiError, json_response, preview
+from server.errors import ApiError, json_response, preview, written_json_response
 from server.responses.checks import check_responses
 from server.responses.runner import answer_responses
 from server.responses.store import StoredResponse
@@ -40,7 +40,7 @@ def make_blueprint(state: ServerState) -> Blueprint:
         if after >= 0 and not is_stream:
             raise InvalidParameter("starting_after is for events; ask with stream=true.", "starting_after")
         if not is_stream:
-            return json_response(entry.response)
+            return written_json_response(entry.body)
         if entry.run is None:
             raise InvalidParameter("stream is for responses that were made with background: true.", "stream")
         if after >= entry.run.num_events:
@@ -67,7 +67,7 @@ def make_blueprint(state: ServerState) -> Blueprint:
         if not entry.is_running:
             raise InvalidParameter("The response has ended already.", ID)
         entry.run.cancel()
-        return json_response(entry.response)
+        return written_json_response(entry.body)
 
     return routes
 

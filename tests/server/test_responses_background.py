@@ -1,12 +1,12 @@
 """Responses in the background: they go on without their client, are read, replayed and cancelled."""
 
 import asyncio
+import sys
 
 import pytest
 
 from server.app import get_state
 from server.config import ServerConfig
-from server.json_bytes import encode_json
 from server.responses.background import PIECE_BYTES, BackgroundRun
 from server.responses.store import ResponseStore
 from server.writer import Event
@@ -189,8 +189,9 @@ async def test_whatever_room_there_is_it_ends_or_is_refused_and_the_store_serves
     assert len(get_state(api.app).slots) == 0
     store = get_state(api.app).responses
     for entry in store._by_id.values():
-        events = sum([len(piece) async for piece in entry.run.read()])
-        assert entry.num_bytes == entry.item_bytes + len(encode_json(entry.response)) + events
+        events = entry.run._events
+        assert b"".join(events) == b"".join([piece async for piece in entry.run.read()])
+        assert entry.num_bytes == sum(map(len, (*entry.items, entry.body))) + sum(map(sys.getsizeof, events))
     assert store.num_bytes == sum(entry.num_bytes for entry in store._by_id.values())
     if num_bytes > 2500:
         other = await api.respond(background=True)

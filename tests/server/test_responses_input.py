@@ -4,8 +4,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from jaxserve import load_exact_json
 from server.app import get_state
-from server.json_bytes import encode_json
 from server.responses.reasoning_seal import seal_reasoning
 from tests.fake_llm import FakeLLM
 from tests.server.api import Api
@@ -80,8 +80,8 @@ async def test_what_is_kept_of_items_is_what_is_read(api):
     response = (await api.respond(input=[asked, {**THOUGHT, **junk}, {**CALL, "junk": 1}])).json
     entry = get_state(api.app).responses.get("", response["id"], "id")
     thought = {key: one for key, one in THOUGHT.items() if key != "id"}
-    assert entry.items == [{"type": "message", **ASKED}, thought, CALL]
-    assert entry.item_bytes == len(encode_json(entry.items))
+    [items] = entry.items
+    assert load_exact_json(items) == [{"type": "message", **ASKED}, thought, CALL]
 
 
 async def test_names_in_a_namespace_are_joined(api):

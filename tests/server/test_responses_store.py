@@ -1,6 +1,7 @@
 """Responses that are kept: reading, forgetting, going on from them, and the limits of the store."""
 
 import threading
+import tracemalloc
 
 import pytest
 
@@ -100,7 +101,7 @@ async def test_what_is_not_kept_says_so(make_api, limit):
 
 
 async def test_a_long_history_is_read_beside_the_event_loop(make_api, monkeypatch):
-    monkeypatch.setattr("server.request_reader.LARGE_BODY_BYTES", 2000)
+    monkeypatch.setattr("server.request_reader.LARGE_BODY_BYTES", 3000)
     api = make_api(llm=FakeLLM(["Yes"], max_model_len=50_000))
     threads = []
 
@@ -129,17 +130,38 @@ def test_limits_make_sense(name):
 
 
 def entry(number, size=0, status="completed"):
-    return StoredResponse({"id": f"resp_{number}", "status": status, "output": [], "x": "x" * size}, [], 0)
+    response = {"id": f"resp_{number}", "status": status, "output": [], "x": "x" * size}
+    return StoredResponse.from_response(response)
 
 
 def kept(store, count):
     found = []
     for number in range(count):
         try:
-            found.append(store.get("", f"resp_{number}", "id").response["id"])
+            found.append(store.get("", f"resp_{number}", "id").id)
         except ApiError:
             continue
     return found
+
+
+def test_what_is_kept_takes_the_memory_that_is_counted():
+    odd = {"output": [], "x": "a" * 10_000 + "\u20ac", "y": [[[[]]]] * 2000}
+    response = {"id": "resp_0", "status": "completed", **odd}
+    store, fixed = ResponseStore(ServerConfig()), 2000
+    StoredResponse.from_response(response)  # texts keep their UTF-8
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    store.put("", StoredResponse.from_response(response))
+    taken = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert store.num_bytes <= taken < store.num_bytes + fixed
+
+
+def test_numbers_that_are_kept_have_all_their_digits():
+    response = {"id": "resp_0", "status": "completed", "output": [], "x": [2**70, 0.1, -0.0, 1e300]}
+    entry = StoredResponse.from_response(response)
+    assert entry.response == response and str(entry.response["x"]) == str(response["x"])
+    assert StoredResponse.from_response(entry.response).body == entry.body
 
 
 def test_the_oldest_go_when_there_are_too_many():
