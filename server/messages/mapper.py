@@ -58,9 +58,12 @@ class MappedMessages:
 
 
 def map_messages(
-    request: MessagesRequest | CountTokensRequest, config: ServerConfig, *, has_reasoning: bool
+    request: MessagesRequest | CountTokensRequest, config: ServerConfig, *, has_reasoning: bool, max_model_len: int
 ) -> MappedMessages:
-    """Make the chat request, and check it. has_reasoning: the model reasons, so that a budget can limit that.
+    """Make the chat request, and check it.
+
+    has_reasoning: the model reasons, so that a budget can limit that. max_model_len: the most tokens of a prompt and
+    its answer; a client such as Claude Code asks for as many as Anthropic's models have, and gets as many as fit.
 
     Raises InvalidParameter, or another RequestError, about the field at fault.
     """
@@ -88,8 +91,8 @@ def map_messages(
         **({"add_generation_prompt": False, "continue_final_message": True} if continues_last else {}),
     }
     if isinstance(request, MessagesRequest):
-        body |= {name: getattr(request, name) for name in ("max_tokens", "temperature", "top_p", "top_k", "stream")}
-        body["stop"] = request.stop_sequences
+        body |= {name: getattr(request, name) for name in ("temperature", "top_p", "top_k", "stream")}
+        body |= {"stop": request.stop_sequences, "max_tokens": min(request.max_tokens, max_model_len)}
     chat = validate_body(ChatRequest, {name: value for name, value in body.items() if value is not None})
     with client_fields(FIELD_NAMES):
         check_chat(chat, config)

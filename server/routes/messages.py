@@ -11,6 +11,7 @@ from server.messages.mapper import FIELD_NAMES, map_messages
 from server.messages.writer import MessagesWriter
 from server.rendering import make_chat_prompt
 from server.reply_headers import IGNORED_TOOLS_HEADER, add_names_header
+from server.sampling import get_max_model_len
 from server.schemas.messages import CountTokensRequest, MessagesRequest
 from server.send_reply import send_reply
 from server.state import ServerState
@@ -21,7 +22,8 @@ ID_PREFIX = "msg_"
 def make_blueprint(state: ServerState) -> Blueprint:
     """Make the blueprint of the Messages API."""
     routes = Blueprint("messages", __name__)
-    map_request = partial(map_messages, config=state.config, has_reasoning=state.llm.reasoning_parser is not None)
+    model = {"has_reasoning": state.llm.reasoning_parser is not None, "max_model_len": get_max_model_len(state.llm)}
+    map_request = partial(map_messages, config=state.config, **model)
 
     @routes.post("/v1/messages")
     async def answer() -> Response:

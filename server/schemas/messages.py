@@ -7,7 +7,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from server.schemas.chat import MAX_MESSAGES, ChatRequest
 from server.schemas.common import Int, NestedModel, Strings
 from server.schemas.fields import honoured, no_effect, refused, same_as
-from server.schemas.limits import max_model_len
 
 THINKING_TYPES = ("enabled", "disabled", "adaptive")
 THINKING_DISPLAYS = ("summarized", "omitted", "updates")
@@ -108,11 +107,11 @@ class MessagesRequest(CountTokensRequest):
     """The body of POST /v1/messages. It becomes a chat request."""
 
     max_tokens: Int = honoured(
-        "Most tokens to generate, thinking included.",
+        "Most tokens to generate, thinking included; more than fit behind the prompt are as many as fit.",
         is_required=True,
-        test=_PARAMETERS,
+        test="test_messages_fields.py::test_more_tokens_than_fit_are_as_many_as_fit",
         minimum=1,
-        maximum=max_model_len,
+        note="clamped to the room behind the prompt",
     )
     stop_sequences: Strings | None = honoured(
         "Strings that end the answer.",

@@ -8,7 +8,6 @@ from server.schemas.chat import REASONING_EFFORTS, ChatRequest
 from server.schemas.common import Int, Int64, NestedModel, NumberInt, Strings
 from server.schemas.constraint_fields import StructuredOutputsJson
 from server.schemas.fields import honoured, no_effect, refused, same_as
-from server.schemas.limits import max_model_len
 
 LOGPROBS, ENCRYPTED_REASONING = "message.output_text.logprobs", "reasoning.encrypted_content"
 INCLUDABLES = (LOGPROBS, ENCRYPTED_REASONING)
@@ -82,10 +81,10 @@ class ResponsesRequest(BaseModel):
         "System message in front of the input; it does not carry over to the next response.", test=_ITEMS
     )
     max_output_tokens: Int | None = honoured(
-        "Most tokens to generate, reasoning included; none: as many as fit.",
-        test=_PARAMETERS,
+        "Most tokens to generate, reasoning included; none, and more than fit behind the prompt: as many as fit.",
+        test="test_responses_fields.py::test_more_tokens_than_fit_are_as_many_as_fit",
         minimum=1,
-        maximum=max_model_len,
+        note="clamped to the room behind the prompt",
     )
     temperature: float | None = same_as(ChatRequest, "temperature", test=_PARAMETERS)
     top_p: float | None = same_as(ChatRequest, "top_p", test=_PARAMETERS)

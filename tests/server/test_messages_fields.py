@@ -5,7 +5,7 @@ from dataclasses import asdict
 import pytest
 
 from jaxserve import NamedTool
-from tests.fake_llm import FakeLLM
+from tests.fake_llm import CONTEXT, FakeLLM
 from tests.server.test_messages_reply import TOOL
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
@@ -72,6 +72,12 @@ async def test_a_thread_is_refused_as_the_sdk_expects_it(api):
     error = (await api.message(thread={"type": "create"})).error
     assert error["details"] == {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
     assert "details" not in (await api.message(container="c")).error
+
+
+@pytest.mark.parametrize("max_tokens", [CONTEXT + 1, 32_000, 2**62])
+async def test_more_tokens_than_fit_are_as_many_as_fit(api, max_tokens):
+    ready = await get_ready(api, max_tokens=max_tokens)
+    assert ready.params.max_tokens == CONTEXT - len(ready.prompt_ids)
 
 
 async def test_thinking_is_switched_and_limited(make_api):

@@ -44,6 +44,12 @@ async def test_a_field_becomes_that_of_chat(make_api, field, value, parameter, e
     assert (ready.cache_salt, ready.spec.parallel_tool_calls) == ("pepper", False)
 
 
+@pytest.mark.parametrize("max_output_tokens", [CONTEXT + 1, 128_000, 2**62])
+async def test_more_tokens_than_fit_are_as_many_as_fit(api, max_output_tokens):
+    ready = await get_ready(api, max_output_tokens=max_output_tokens)
+    assert ready.params.max_tokens == CONTEXT - len(ready.prompt_ids)
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     {
