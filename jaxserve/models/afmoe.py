@@ -3,15 +3,14 @@
 from jaxserve.layers.moe import RouterSpec
 from jaxserve.models.config_reader import ConfigReader
 from jaxserve.models.config_values import (
-    read_activation,
     read_decoder_spec,
     read_top_k,
     read_typed_windows,
     without_ropes_in_full_layers,
 )
 from jaxserve.models.family import EXPERTS, FUSED_EXPERTS, SHARED_EXPERTS, STACKED_EXPERTS, DecoderFamily, named
-from jaxserve.models.moe_values import read_num_experts, with_experts
-from jaxserve.models.spec import DecoderSpec, MLPSpec, MoESpec
+from jaxserve.models.moe_values import mix_experts, read_num_experts, with_experts
+from jaxserve.models.spec import DecoderSpec
 
 RELICS = {"n_group": 1, "topk_group": 1, "num_expert_groups": 1, "num_limited_groups": 1} | {
     "route_norm": True,
@@ -21,13 +20,10 @@ RELICS = {"n_group": 1, "topk_group": 1, "num_expert_groups": 1, "num_limited_gr
 
 
 def _read(config: ConfigReader) -> DecoderSpec:
-    for name, value in RELICS.items():
-        config.require(name, value, None)
-    for name in ("load_balance_coeff", "use_grouped_mm"):
-        config.get(name, None)
-    window, every = (
-        config.get_positive_int(*key) for key in (("sliding_window", 1024), ("global_attn_every_n_layers", 4))
-    )
+    config.require_each(RELICS)
+    config.ignore("load_balance_coeff", "use_grouped_mm")
+    window = config.get_positive_int("sliding_window", 1024)
+    every = config.get_positive_int("global_attn_every_n_layers", 4)
     width = config.get_positive_int("hidden_size")
     spec = read_decoder_spec(
         config,
@@ -43,20 +39,11 @@ def _read(config: ConfigReader) -> DecoderSpec:
         decoder={"embedding_multiplier": width**0.5 if config.get_bool("mup_enabled", False) else 1.0},
     )
     num_experts = read_num_experts(config, "num_experts", "num_local_experts", default=64)
-    hidden, activation = config.get_positive_int("moe_intermediate_size", 1408), read_activation(config)
+    hidden = config.get_positive_int("moe_intermediate_size", 1408)
     num_shared = config.get_positive_int("num_shared_experts", 2)
-    moe = MoESpec(
-        num_experts=num_experts,
-        hidden=hidden,
-        router=RouterSpec(
-            top_k=read_top_k(config, num_experts, 6),
-            score="sigmoid",
-            scale=config.get_positive_float("route_scale", 1.0),
-            has_correction_bias=True,
-        ),
-        activation=activation,
-        shared=MLPSpec(hidden=num_shared * hidden, activation=activation),
-    )
+    top_k, scale = read_top_k(config, num_experts, 6), config.get_positive_float("route_scale", 1.0)
+    router = RouterSpec(top_k=top_k, score="sigmoid", scale=scale, has_correction_bias=True)
+    moe = mix_experts(config, router, num_experts=num_experts, hidden=hidden, num_shared=num_shared)
     sparse = range(config.get_whole_number("num_dense_layers", 1), spec.num_layers)
     return with_experts(without_ropes_in_full_layers(spec), moe, sparse)
 
@@ -67,9 +54,7 @@ OWN = {
     "mlp_post_norm": "post_mlp_layernorm",
     "output_gate": "self_attn.gate_proj",
     "correction_bias": "mlp.expert_bias",
+    "router": "mlp.router.gate",
 }
-ROUTER = {"router": "mlp.router.gate"}
-NAMES = named(
-    {**EXPERTS, **SHARED_EXPERTS, **OWN, **ROUTER}, {**STACKED_EXPERTS, **ROUTER}, {**FUSED_EXPERTS, **ROUTER}
-)
+NAMES = named({**EXPERTS, **SHARED_EXPERTS, **OWN}, {**STACKED_EXPERTS, **OWN}, {**FUSED_EXPERTS, **OWN})
 ARCHITECTURE = DecoderFamily(_read, NAMES)

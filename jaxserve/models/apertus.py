@@ -13,8 +13,7 @@ DEFAULT_ROPE = RopeSpec(12_000_000.0, Llama3Scaling(8.0, 1.0, 4.0, 8192))
 
 
 def _read(config: ConfigReader) -> DecoderSpec:
-    for name, value in RELICS.items():
-        config.require(name, value, None)
+    config.require_each(RELICS)
     bias = config.get_bool("attention_bias", False)
     has_rope = any(config.get(name, None) for name in ("rope_parameters", "rope_scaling"))
     if not has_rope:

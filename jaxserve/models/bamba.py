@@ -19,8 +19,7 @@ def _read(config: ConfigReader) -> DecoderSpec:
     attended, bias = config.get("attn_layer_indices", []), config.get_bool("attention_bias", False)
     if not isinstance(attended, list) or not all(index in range(num_layers) for index in attended):
         raise config.unsupported("attn_layer_indices", attended, f"indices of the {num_layers} layers")
-    for name in ("num_logits_to_keep", "z_loss_coefficient"):
-        config.get(name, None)
+    config.ignore("num_logits_to_keep", "z_loss_coefficient")
     config.require("partial_rotary_factor", 0.5, None)
     spec = read_decoder_spec(
         config,

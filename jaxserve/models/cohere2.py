@@ -21,8 +21,7 @@ RELICS = {
 def _read(config: ConfigReader) -> DecoderSpec:
     every = config.get_positive_int("sliding_window_pattern", 4)
     config.require("layer_switch", every, None)
-    for name, value in RELICS.items():
-        config.require(name, value, None)
+    config.require_each(RELICS)
     for name in ("cache_implementation", "use_parallel_embedding"):  # how to run it, and on what
         config.get(name, None)
     windows = read_typed_windows(config, config.get_positive_int("sliding_window", 4096), full_every=every)

@@ -132,6 +132,15 @@ class ConfigReader:
         if name in self._config and self._config[name] not in allowed:
             raise self.unsupported(name, self._config[name], " or ".join(repr(value) for value in allowed))
 
+    def require_each(self, values: Mapping[str, Any]) -> None:
+        """Refuse keys that are neither absent or null nor have the value beside them. Raises UnknownArchitecture."""
+        for name, value in values.items():
+            self.require(name, value, None)
+
+    def ignore(self, *names: str) -> None:
+        """Accept keys that change nothing that is computed, whatever their values."""
+        self._read.update(names)
+
     def unsupported(self, name: str, value: Any, expected: str) -> UnknownArchitecture:
         """Return the error that names a key, its value, and what would do."""
         return UnknownArchitecture(f"{self._where}: {name!r} is {value!r}; this model code needs {expected}.")

@@ -198,6 +198,22 @@ def read_layer_types(config: ConfigReader, kinds: tuple[str, ...], default_types
     return tuple(types)
 
 
+def read_layer_config(config: ConfigReader, indices: list[int]) -> ConfigReader:
+    """Return what these layers, and no others, have of their own where `per_layer_config` says it layer by layer.
+
+    Raises UnknownArchitecture for other layers, and for layers that differ.
+    """
+    values = config.get("per_layer_config", {})
+    if not values:
+        return ConfigReader({})
+    if isinstance(values, Mapping) and all(str(index).isdigit() for index in values):
+        first = next(iter(values.values()))
+        is_understood = isinstance(first, Mapping) and all(value == first for value in values.values())
+        if is_understood and {int(index) for index in values} == set(indices):
+            return ConfigReader(first, where="config.json, per_layer_config")
+    raise config.unsupported("per_layer_config", values, f"the same values for each of the layers {indices}")
+
+
 def read_layer_windows(
     config: ConfigReader, *, default_start: int = 28, default_window: int = 4096
 ) -> tuple[int | None, ...]:

@@ -2,10 +2,10 @@
 
 from jaxserve.layers.moe import RouterSpec
 from jaxserve.models.config_reader import ConfigReader
-from jaxserve.models.config_values import read_activation, read_decoder_spec, read_top_k, uniform_windows
+from jaxserve.models.config_values import read_decoder_spec, read_top_k, uniform_windows
 from jaxserve.models.family import EXPERTS, FUSED_EXPERTS, ONE_ROW, SHARED_EXPERTS, DecoderFamily, named
-from jaxserve.models.moe_values import read_num_experts, with_experts
-from jaxserve.models.spec import DecoderSpec, MLPSpec, MoESpec
+from jaxserve.models.moe_values import mix_experts, read_num_experts, with_experts
+from jaxserve.models.spec import DecoderSpec, MoESpec
 
 UNUSED = ("moe_capacity", "moe_use_aux_free", "num_nextn_predict_layers")
 """Keys of published configs that concern training, or layers for drafts of tokens."""
@@ -26,8 +26,7 @@ def _read(config: ConfigReader) -> DecoderSpec:
         tie_embeddings=True,
         norm={"eps": config.get_positive_float("rms_norm_eps", 1e-5)},
     )
-    for name in UNUSED:
-        config.get(name, None)
+    config.ignore(*UNUSED)
     return with_experts(spec, _read_experts(config), _read_sparse_layers(config, spec.num_layers))
 
 
@@ -37,15 +36,10 @@ def _read_experts(config: ConfigReader) -> MoESpec:
     config.require("moe_k", top_k, None)
     config.require("moe_gate", "topk", None)
     config.require("moe_norm_min", 1e-12, None)  # a sum of weights is never as small
-    hidden, activation = config.get_positive_int("moe_intermediate_size", 1536), read_activation(config)
+    hidden = config.get_positive_int("moe_intermediate_size", 1536)
     num_shared = config.get_whole_number("moe_num_shared_experts", 2)
-    return MoESpec(
-        num_experts=num_experts,
-        hidden=hidden,
-        router=RouterSpec(top_k=top_k, has_correction_bias=True),
-        activation=activation,
-        shared=MLPSpec(hidden=num_shared * hidden, activation=activation) if num_shared else None,
-    )
+    router = RouterSpec(top_k=top_k, has_correction_bias=True)
+    return mix_experts(config, router, num_experts=num_experts, hidden=hidden, num_shared=num_shared)
 
 
 def _read_sparse_layers(config: ConfigReader, num_layers: int) -> range:

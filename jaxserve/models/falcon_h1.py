@@ -19,8 +19,7 @@ UNUSED += ("time_step_floor", "time_step_max", "time_step_min")
 
 
 def _read(config: ConfigReader) -> DecoderSpec:
-    for name in UNUSED:
-        config.get(name, None)
+    config.ignore(*UNUSED)
     num_layers = config.get_positive_int("num_hidden_layers", maximum=MAX_LAYERS)
     config.require("layers_block_type", ["hybrid"] * num_layers, None)
     config.require("attn_layer_indices", None)  # every layer has attention

@@ -1,16 +1,26 @@
 """DecoderFamily: an architecture whose network is the one decoder, and the names of its weights in checkpoints."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 from jaxserve.cache.layer_cache import LayerCache
 from jaxserve.layers.moe import MOE_NORMS
-from jaxserve.layers.norms import NormSpec
-from jaxserve.layers.param_spec import Axis, Origin, ParamPath, ParamSpec, RowBlocks, Source
-from jaxserve.models.attention_spec import OwnArray, OwnNorm, Projection
+from jaxserve.layers.param_spec import Origin, ParamPath, ParamSpec, Source
+from jaxserve.models.attention_spec import Projection
 from jaxserve.models.config_reader import ConfigReader
 from jaxserve.models.cost import Cost, decoder_cost
+from jaxserve.models.origins import (
+    Layout,
+    alternatives,
+    array_param,
+    distinct_origins,
+    head_norm_params,
+    norm_params,
+    projection_params,
+    stacked_arrays,
+    whole_tensor,
+)
 from jaxserve.models.shared_keys_spec import KEY_MODULES, SharedKeysSpec
 from jaxserve.models.spec import (
     DecoderSpec,
@@ -21,12 +31,6 @@ from jaxserve.models.spec import (
     layer_norms,
     mlp_projections,
 )
-
-Layout: TypeAlias = Mapping[str, str]
-"""Module of a layer → its stem in the checkpoint. Projections that follow each other and share a stem are rows of one
-fused tensor, in this order; if the stem ends with BY_HEAD, head by head, with all queries of a key head together. Which
-modules a layer has follows from its spec: without a gate it has up and down."""
-BY_HEAD = "[by head]"
 
 ONE_ROW = "[one row]"
 """End of the name of a vector that checkpoints hold as a matrix of one row."""
@@ -178,15 +182,15 @@ class DecoderFamily:
         """Return every weight of the decoder by its path in the module tree, with its origins in checkpoints."""
         names, table = self.names, (spec.vocab_size, spec.width)
         params: dict[ParamPath, ParamSpec] = {
-            ("embed", "table"): _whole(f"{names.embedding}.weight", table, ("vocab", "width"), is_packable=True),
-            **_norm_params(spec.norm, ("final_norm",), (names.final_norm,), spec.width),
+            ("embed", "table"): whole_tensor(f"{names.embedding}.weight", table, ("vocab", "width"), is_packable=True),
+            **norm_params(spec.norm, ("final_norm",), (names.final_norm,), spec.width),
         }
         if not spec.tie_embeddings:
-            params["head", "table"] = _whole(f"{names.head}.weight", table, ("vocab", "width"), is_packable=True)
+            params["head", "table"] = whole_tensor(f"{names.head}.weight", table, ("vocab", "width"), is_packable=True)
         if spec.has_head_bias:
-            params["head", "bias"] = _whole(f"{names.head}.bias", table[:1], ("vocab",))
+            params["head", "bias"] = whole_tensor(f"{names.head}.bias", table[:1], ("vocab",))
         if spec.embedding_norm is not None:
-            params |= _norm_params(spec.embedding_norm, ("embedding_norm",), (names.embedding_norm,), spec.width)
+            params |= norm_params(spec.embedding_norm, ("embedding_norm",), (names.embedding_norm,), spec.width)
         if spec.layer_inputs is not None:
             params |= _layer_input_params(spec, spec.layer_inputs, names)
         number = 0
@@ -228,39 +232,39 @@ def _layer_params(
     spec: DecoderSpec, layer: LayerSpec, layouts: tuple[Layout, ...], names: TensorNames
 ) -> dict[ParamPath, ParamSpec]:
     attention, params = layer.attention, dict[ParamPath, ParamSpec]()
-    for name, leaf, param in _projection_params(tuple(attention.projections(spec.width)), layouts):
+    for name, leaf, param in projection_params(tuple(attention.projections(spec.width)), layouts):
         params["attention", name, leaf] = param
     if isinstance(layer.mlp, MoESpec):
         params |= _moe_params(spec.width, layer.mlp, layouts, names.stacks)
         params |= _moe_norm_params(spec, layer.mlp, layouts)
     elif layer.mlp is not None:
-        for name, leaf, param in _projection_params(tuple(mlp_projections(spec.width, layer.mlp)), layouts):
+        for name, leaf, param in projection_params(tuple(mlp_projections(spec.width, layer.mlp)), layouts):
             params["mlp", name, leaf] = param
         if layer.mlp.activation == "xielu":
             stems = tuple(layout["xielu"] for layout in layouts)
-            params["mlp", "xielu", "alphas"] = _stacked(stems, ("alpha_p", "alpha_n"), (1,))
-            params["mlp", "xielu", "constants"] = _stacked(stems, ("beta", "eps"), ())
+            params["mlp", "xielu", "alphas"] = stacked_arrays(stems, ("alpha_p", "alpha_n"), (1,))
+            params["mlp", "xielu", "constants"] = stacked_arrays(stems, ("beta", "eps"), ())
     for each in attention.norms():
         stems, path = tuple(layout[each.name] for layout in layouts), ("attention", each.name)
         if each.num_heads is None:
-            params |= _norm_params(each.norm or spec.norm, path, stems, each.width, each.axis)
+            params |= norm_params(each.norm or spec.norm, path, stems, each.width, each.axis)
         else:
-            params |= _head_norm_params(each, each.norm or spec.norm, path, stems)
+            params |= head_norm_params(each, each.norm or spec.norm, path, stems)
     for array in attention.arrays():
-        params["attention", array.name] = _array_param(array, tuple(layout[array.name] for layout in layouts))
+        params["attention", array.name] = array_param(array, tuple(layout[array.name] for layout in layouts))
     for name in layer_norms(layer):
-        params |= _norm_params(spec.norm, (name,), tuple(layout[name] for layout in layouts), spec.width)
+        params |= norm_params(spec.norm, (name,), tuple(layout[name] for layout in layouts), spec.width)
     if spec.layer_inputs is not None:
         inputs = spec.layer_inputs.width
         gate = Projection("gate", spec.width, inputs, False, "width", None)
         both = (gate, Projection("projection", inputs, spec.width, False, "width", "width"))
         own = tuple({each.name: layout[f"input_{each.name}"] for each in both} for layout in layouts)
-        for name, leaf, param in _projection_params(both, own):
+        for name, leaf, param in projection_params(both, own):
             params["layer_input", name, leaf] = param
         stems = tuple(layout["input_norm"] for layout in layouts)
-        params |= _norm_params(spec.norm, ("layer_input", "norm"), stems, spec.width)
+        params |= norm_params(spec.norm, ("layer_input", "norm"), stems, spec.width)
     if layer.has_output_scale:
-        params[("output_scale",)] = _alternatives(tuple(layout["output_scale"] for layout in layouts), (1,), (None,))
+        params[("output_scale",)] = alternatives(tuple(layout["output_scale"] for layout in layouts), (1,), (None,))
     return params
 
 
@@ -268,12 +272,14 @@ def _layer_input_params(spec: DecoderSpec, inputs: LayerInputSpec, names: Tensor
     """Return the weights that make the layers' own inputs."""
     total = spec.num_layers * inputs.width
     projection = Projection("projection", spec.width, total, False, "width", None)
-    [(_, _, kernel)] = _projection_params((projection,), ({"projection": names.input_projection},))
-    table = _whole(f"{names.input_table}.weight", (inputs.vocab_size, total), ("vocab", "width"), is_packable=True)
+    [(_, _, kernel)] = projection_params((projection,), ({"projection": names.input_projection},))
+    table = whole_tensor(
+        f"{names.input_table}.weight", (inputs.vocab_size, total), ("vocab", "width"), is_packable=True
+    )
     return {
         ("layer_inputs", "embed", "table"): table,
         ("layer_inputs", "projection", "kernel"): kernel,
-        **_norm_params(spec.norm, ("layer_inputs", "norm"), (names.input_norm,), inputs.width),
+        **norm_params(spec.norm, ("layer_inputs", "norm"), (names.input_norm,), inputs.width),
     }
 
 
@@ -281,13 +287,13 @@ def _moe_norm_params(spec: DecoderSpec, moe: MoESpec, layouts: tuple[Layout, ...
     """Return the norms that experts, their router and the block beside them have of their own, and experts' scales."""
     params: dict[ParamPath, ParamSpec] = {}
     for name in MOE_NORMS if moe.has_own_norms else ():
-        params |= _norm_params(spec.norm, ("mlp", name), tuple(layout[name] for layout in layouts), spec.width)
+        params |= norm_params(spec.norm, ("mlp", name), tuple(layout[name] for layout in layouts), spec.width)
     if moe.router.input_norm is not None and moe.router.input_norm.has_scale:
         stems = tuple(layout["router_norm"] for layout in layouts)
-        params["mlp", "router_norm", "scale"] = _alternatives(stems, (spec.width,), (None,))
+        params["mlp", "router_norm", "scale"] = alternatives(stems, (spec.width,), (None,))
     if moe.router.has_expert_scale:
         stems = tuple(layout["expert_scale"] for layout in layouts)
-        params["mlp", "expert_scale"] = _alternatives(stems, (moe.num_experts,), (None,))
+        params["mlp", "expert_scale"] = alternatives(stems, (moe.num_experts,), (None,))
     return params
 
 
@@ -302,7 +308,7 @@ def _moe_params(
         singles.append(Projection("latent_up", moe.latent, width, False, "width", "width"))
     params: dict[ParamPath, ParamSpec] = {}
     for projection in singles:
-        for name, leaf, param in _projection_params((projection,), layouts):
+        for name, leaf, param in projection_params((projection,), layouts):
             params["mlp", name, leaf] = param
     if moe.router.has_correction_bias:
         stems = (layout["correction_bias"] for layout in layouts)
@@ -312,12 +318,14 @@ def _moe_params(
             else Source(stem, (moe.num_experts,))
             for stem in stems
         )
-        params["mlp", "correction_bias"] = ParamSpec((moe.num_experts,), (None,), _distinct(sources), is_float32=True)
+        params["mlp", "correction_bias"] = ParamSpec(
+            (moe.num_experts,), (None,), distinct_origins(sources), is_float32=True
+        )
     params |= _expert_params(width, moe, layouts, stacks)
     if moe.shared is not None:
         projections = tuple(mlp_projections(width, moe.shared))
         shared = tuple({each.name: layout[f"shared_mlp_{each.name}"] for each in projections} for layout in layouts)
-        for name, leaf, param in _projection_params(projections, shared):
+        for name, leaf, param in projection_params(projections, shared):
             params["mlp", "shared", name, leaf] = param
     return params
 
@@ -339,7 +347,9 @@ def _expert_params(
         if moe.bias:
             sources = (_expert_bias(experts, projection, moe.num_experts, layout, stacks) for layout in layouts)
             params["mlp", "experts", f"{projection.name}_bias"] = ParamSpec(
-                (moe.num_experts, projection.width_out), ("experts", projection.axis_out), _distinct(tuple(sources))
+                (moe.num_experts, projection.width_out),
+                ("experts", projection.axis_out),
+                distinct_origins(tuple(sources)),
             )
     return params
 
@@ -381,91 +391,3 @@ def _fused_rows(
         return (index, width_out, len(fused)), width_out
     start = sum(each.width_out for each in fused[:index])
     return (start, start + projection.width_out, 1), width_out
-
-
-def _projection_params(
-    projections: tuple[Projection, ...], layouts: tuple[Layout, ...]
-) -> Iterator[tuple[str, str, ParamSpec]]:
-    """Yield (projection, leaf, its spec) for kernels and biases."""
-    for projection in projections:
-        kernels = tuple(_kernel_source(projections, projection, layout) for layout in layouts)
-        shape = (projection.width_in, projection.width_out)
-        axes: tuple[Axis | None, Axis | None] = (projection.axis_in, projection.axis_out)
-        yield projection.name, "kernel", ParamSpec(shape, axes, _distinct(kernels), is_packable=True)
-        if projection.bias:
-            biases = tuple(
-                Source(source.name.removesuffix("weight") + "bias", source.shape[:1], source.rows) for source in kernels
-            )
-            yield projection.name, "bias", ParamSpec(shape[1:], axes[1:], _distinct(biases))
-
-
-def _kernel_source(projections: tuple[Projection, ...], projection: Projection, layout: Layout) -> Source:
-    """Return a tensor of its own, or its rows of a fused one, which holds all projections of the same stem in order."""
-    stem = layout[projection.name]
-    fused = [each for each in projections if layout[each.name] == stem]
-    heads = min(each.num_heads for each in fused) if stem.endswith(BY_HEAD) else 1
-    start = sum(each.width_out // heads for each in fused[: fused.index(projection)])
-    total, size = sum(each.width_out for each in fused), projection.width_out // heads
-    rows = None if len(fused) == 1 else (start, start + size, 1)
-    if rows is not None and heads > 1:
-        rows = RowBlocks(heads, size, stride=total // heads, start=start)
-    return Source(f"{stem.removesuffix(BY_HEAD)}.weight", (total, projection.width_in), rows, is_transposed=True)
-
-
-def _norm_params(
-    norm: NormSpec, path: ParamPath, stems: tuple[str, ...], width: int, axis: Axis | None = None
-) -> dict[ParamPath, ParamSpec]:
-    leaves = (("scale", "weight", norm.has_scale), ("bias", "bias", norm.has_bias))
-    return {
-        (*path, leaf): _alternatives(tuple(f"{stem}.{suffix}" for stem in stems), (width,), (axis,))
-        for leaf, suffix, is_there in leaves
-        if is_there
-    }
-
-
-def _head_norm_params(
-    own: OwnNorm, norm: NormSpec, path: ParamPath, stems: tuple[str, ...]
-) -> dict[ParamPath, ParamSpec]:
-    """Return the numbers of a norm of which each head has its own, in one tensor or in one for each head."""
-    assert own.num_heads is not None
-    shape, heads = (own.num_heads, own.width), range(own.num_heads)
-
-    def origin(stem: str, suffix: str) -> Origin:
-        if "{}" in stem:
-            return Origin(tuple(Source(f"{stem.format(head)}.{suffix}", shape[1:]) for head in heads), "stack")
-        return Origin((Source(f"{stem}.{suffix}", shape),))
-
-    leaves = (("scale", "weight", norm.has_scale), ("bias", "bias", norm.has_bias))
-    return {
-        (*path, leaf): ParamSpec(shape, (own.axis, None), tuple(origin(stem, suffix) for stem in dict.fromkeys(stems)))
-        for leaf, suffix, is_there in leaves
-        if is_there
-    }
-
-
-def _array_param(array: OwnArray, names: tuple[str, ...]) -> ParamSpec:
-    rows, shape = array.rows, array.shape
-    if rows is not None:
-        shape = (rows.num * rows.stride, *shape[1:])
-    axis = None if rows is None else 0
-    return ParamSpec(array.shape, array.axes, _distinct(tuple(Source(name, shape, rows, axis=axis) for name in names)))
-
-
-def _whole(name: str, shape: tuple[int, ...], axes: tuple[Axis | None, ...], *, is_packable: bool = False) -> ParamSpec:
-    return ParamSpec(shape, axes, (Origin((Source(name, shape),)),), is_packable)
-
-
-def _alternatives(names: tuple[str, ...], shape: tuple[int, ...], axes: tuple[Axis | None, ...]) -> ParamSpec:
-    return ParamSpec(shape, axes, _distinct(tuple(Source(name, shape) for name in names)))
-
-
-def _stacked(stems: tuple[str, ...], names: tuple[str, ...], shape: tuple[int, ...]) -> ParamSpec:
-    """Return small arrays of the same shape as one weight."""
-    origins = tuple(
-        Origin(tuple(Source(f"{stem}.{name}", shape) for name in names), "stack") for stem in dict.fromkeys(stems)
-    )
-    return ParamSpec((len(names), *shape), (None,) * (1 + len(shape)), origins)
-
-
-def _distinct(sources: tuple[Source, ...]) -> tuple[Origin, ...]:
-    return tuple(Origin((source,)) for source in dict.fromkeys(sources))

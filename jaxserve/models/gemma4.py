@@ -4,15 +4,23 @@ E2B and E4B have an input of its own for each layer, and their last layers read 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 from jaxserve.layers.moe import RouterSpec
 from jaxserve.layers.norms import NormSpec
 from jaxserve.layers.rope import RopeSpec
 from jaxserve.models.attention_spec import AttentionSpec
 from jaxserve.models.config_reader import MAX_EXPERTS, MAX_LAYERS, ConfigReader
-from jaxserve.models.config_values import read_decoder_spec, read_softcap, read_typed_windows, with_mlps
+from jaxserve.models.config_values import (
+    read_decoder_spec,
+    read_layer_config,
+    read_softcap,
+    read_typed_windows,
+    with_attention,
+    with_mlps,
+)
 from jaxserve.models.family import SANDWICH, DecoderFamily, named
 from jaxserve.models.rope_config import read_rope_object
 from jaxserve.models.shared_keys_spec import SharedKeysSpec
@@ -22,11 +30,9 @@ ROPES = {
     "full_attention": {"rope_type": "proportional", "rope_theta": 1_000_000.0, "partial_rotary_factor": 0.25},
     "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0},
 }
-EXPERT_KEYS = ("num_experts", "top_k_experts", "moe_intermediate_size")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Variant:
+class Variant(NamedTuple):
     """A config class of transformers, and what it says where a config does not.
 
     layer_input_width   of the input that every layer has of its own; None: no model of this class has them
@@ -67,11 +73,11 @@ def _read(config: ConfigReader, variant: Variant) -> DecoderSpec:
     )
     attention, dense = spec.layers[-1].attention, spec.layers[-1].mlp
     assert isinstance(attention, AttentionSpec) and isinstance(dense, MLPSpec)
-    full = _read_full_heads(config, attention, windows)
+    without_window = [index for index, window in enumerate(windows) if window is None]
+    full = _read_full_heads(config, attention, without_window)
     full = replace(full, rope=_read_rope(config, "full_attention", full.head_dim, variant.max_positions))
-    layers = zip(spec.layers, windows, strict=True)
-    layers = tuple(layer if window is not None else replace(layer, attention=full) for layer, window in layers)
-    spec = with_mlps(replace(spec, layers=layers), (_read_mlp(config, dense, eps),) * spec.num_layers)
+    spec = with_attention(spec, full, without_window)
+    spec = with_mlps(spec, (_read_mlp(config, dense, eps),) * spec.num_layers)
     return _read_small_models_parts(config, variant, spec, dense)
 
 
@@ -79,11 +85,8 @@ def _read_small_models_parts(config: ConfigReader, variant: Variant, spec: Decod
     """Return the spec with what E2B and E4B have: layers that read keys of others, and inputs of the layers' own."""
     first = spec.num_layers - config.get_whole_number("num_kv_shared_layers", 0)
     wide = {"hidden": 2 * dense.hidden} if config.get_bool("use_double_wide_mlp", False) else {}
-    layers = (
-        layer if index < first else _share_keys(config, spec, index, first, wide)
-        for index, layer in enumerate(spec.layers)
-    )
-    spec = replace(spec, layers=tuple(layers))
+    shared = [_share_keys(config, spec, index, first, wide) for index in range(first, spec.num_layers)]
+    spec = replace(spec, layers=(*spec.layers[:first], *shared))
     vocab_size = config.get_positive_int("vocab_size_per_layer_input", 262_144)
     if variant.layer_input_width is None:
         config.require("hidden_size_per_layer_input", 0, None)
@@ -132,7 +135,7 @@ def _read_rope(config: ConfigReader, kind: str, head_dim: int, default_max_posit
     return read_rope_object(reader, max_positions, head_dim=head_dim)
 
 
-def _read_full_heads(config: ConfigReader, attention: AttentionSpec, windows: tuple[int | None, ...]) -> AttentionSpec:
+def _read_full_heads(config: ConfigReader, attention: AttentionSpec, without_window: list[int]) -> AttentionSpec:
     """Return the attention of layers without a window with the heads that they have."""
     keys_are_values = config.get_bool("attention_k_eq_v", False)
     head_dim = config.get_positive_int("global_head_dim", 512)
@@ -140,7 +143,7 @@ def _read_full_heads(config: ConfigReader, attention: AttentionSpec, windows: tu
     if not keys_are_values:
         kv_heads = attention.num_kv_heads
     if config.has("per_layer_config"):
-        own = _read_layer_config(config, {index for index, window in enumerate(windows) if window is None})
+        own = read_layer_config(config, without_window)
         head_dim = own.get_positive_int("head_dim", attention.head_dim)
         kv_heads = own.get_positive_int("num_key_value_heads", attention.num_kv_heads)
         own.reject_unread(ignored=frozenset(), neutral_values={})
@@ -152,34 +155,17 @@ def _read_full_heads(config: ConfigReader, attention: AttentionSpec, windows: tu
     return replace(attention, num_kv_heads=kv_heads, head_dim=head_dim, keys_are_values=keys_are_values)
 
 
-def _read_layer_config(config: ConfigReader, full: set[int]) -> ConfigReader:
-    """Return what layers without a window have of their own where transformers wrote it down layer by layer."""
-    values = config.get("per_layer_config", {})
-    if not values:
-        return ConfigReader({})
-    if isinstance(values, Mapping) and all(str(index).isdigit() for index in values):
-        first = next(iter(values.values()))
-        is_understood = isinstance(first, Mapping) and all(value == first for value in values.values())
-        if is_understood and {int(index) for index in values} == full:
-            return ConfigReader(first, where="config.json, per_layer_config")
-    raise config.unsupported("per_layer_config", values, f"the same values for each of the layers {sorted(full)}")
-
-
 def _read_mlp(config: ConfigReader, dense: MLPSpec, eps: float) -> MLPSpec | MoESpec:
     if not config.get_bool("enable_moe_block", False):
-        for name in EXPERT_KEYS:
-            config.get(name, None)
+        config.ignore("num_experts", "top_k_experts", "moe_intermediate_size")
         return dense
     num_experts = config.get_positive_int("num_experts", maximum=MAX_EXPERTS)
+    top_k = config.get_positive_int("top_k_experts", maximum=num_experts)
     assert dense.activation != "xielu"
     return MoESpec(
         num_experts=num_experts,
         hidden=config.get_positive_int("moe_intermediate_size"),
-        router=RouterSpec(
-            top_k=config.get_positive_int("top_k_experts", maximum=num_experts),
-            input_norm=NormSpec(eps),
-            has_expert_scale=True,
-        ),
+        router=RouterSpec(top_k=top_k, input_norm=NormSpec(eps), has_expert_scale=True),
         activation=dense.activation,
         shared=dense,
         has_own_norms=True,
@@ -207,19 +193,7 @@ TENSORS = {
     "input_projection": "per_layer_projection",
     "input_norm": "post_per_layer_input_norm",
 }
-TEXT = Variant(
-    architecture_name="Gemma4ForCausalLM",
-    model_type="gemma4_text",
-    window=512,
-    max_positions=131_072,
-    layer_input_width=256,
-)
-UNIFIED = Variant(
-    architecture_name="Gemma4UnifiedForCausalLM",
-    model_type="gemma4_unified_text",
-    window=1024,
-    max_positions=262_144,
-    layer_input_width=None,
-)
+TEXT = Variant("Gemma4ForCausalLM", "gemma4_text", 512, 131_072, layer_input_width=256)
+UNIFIED = Variant("Gemma4UnifiedForCausalLM", "gemma4_unified_text", 1024, 262_144, layer_input_width=None)
 ARCHITECTURE = DecoderFamily(partial(_read, variant=TEXT), named(TENSORS))
 UNIFIED_ARCHITECTURE = DecoderFamily(partial(_read, variant=UNIFIED), named(TENSORS))

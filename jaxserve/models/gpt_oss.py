@@ -1,14 +1,13 @@
 """gpt-oss: a window in every other layer, sinks, and a mixture of experts with biases and a clamped SwiGLU."""
 
-import math
-from collections.abc import Mapping
-
 from jaxserve.layers.mlp import ClampedSwiGLU
 from jaxserve.layers.moe import RouterSpec
 from jaxserve.layers.rope import RopeSpec, YarnScaling
 from jaxserve.models.config_reader import MAX_EXPERTS, ConfigReader
 from jaxserve.models.config_values import read_decoder_spec, read_top_k, read_typed_windows, with_mlps
 from jaxserve.models.family import DecoderFamily, ExpertStacks, named
+from jaxserve.models.mxfp4_config import read_mxfp4
+from jaxserve.models.rope_config import yarn_attention_factor
 from jaxserve.models.spec import DecoderSpec, MoESpec
 
 TENSORS = {
@@ -21,7 +20,7 @@ TENSORS = {
     "expert_up_bias": "mlp.experts.gate_up_proj_bias",
     "expert_down_bias": "mlp.experts.down_proj_bias",
 }
-DEFAULT_ROPE = RopeSpec(150_000.0, YarnScaling(32.0, 4096, 32.0, 1.0, 0.1 * math.log(32) + 1, truncate=False))
+DEFAULT_ROPE = RopeSpec(150_000.0, YarnScaling(32.0, 4096, 32.0, 1.0, yarn_attention_factor(32.0, 1.0), truncate=False))
 
 
 def _read(config: ConfigReader) -> DecoderSpec:
@@ -45,35 +44,16 @@ def _read(config: ConfigReader) -> DecoderSpec:
     config.require("experts_per_token", top_k, None)
     config.require("hidden_act", "silu")
     read_mxfp4(config)
-    if config.get("initial_context_length", None) is not None:  # says the same as the rotation
-        config.get_positive_int("initial_context_length")
-    activation = ClampedSwiGLU(
-        alpha=config.get_positive_float("swiglu_alpha", 1.702), limit=config.get_positive_float("swiglu_limit", 7.0)
-    )
+    config.get_positive_int("initial_context_length", 1)  # says the same as the rotation
+    alpha, limit = config.get_positive_float("swiglu_alpha", 1.702), config.get_positive_float("swiglu_limit", 7.0)
     moe = MoESpec(
         num_experts=num_experts,
         hidden=config.get_positive_int("intermediate_size"),
         router=RouterSpec(top_k=top_k, has_bias=True),  # a softmax over the chosen ones is a renormalised one over all
-        activation=activation,
+        activation=ClampedSwiGLU(alpha=alpha, limit=limit),
         bias=True,
     )
     return with_mlps(spec, (moe,) * spec.num_layers)
-
-
-def read_mxfp4(config: ConfigReader) -> None:
-    """Accept experts in MXFP4, which weights/mxfp4.py reads; the tensors tell which modules are packed.
-
-    Raises UnknownArchitecture for other quantizations.
-    """
-    value = config.get("quantization_config", None)
-    if value is None:
-        return
-    if not isinstance(value, Mapping) or value.get("quant_method") != "mxfp4":
-        raise config.unsupported("quantization_config", value, "'quant_method' 'mxfp4', or none")
-    reader = ConfigReader(value, "config.json, quantization_config")
-    reader.require("quant_method", "mxfp4")
-    reader.get("modules_to_not_convert", [])
-    reader.reject_unread(ignored=frozenset(), neutral_values={"dequantize": (False, True)})
 
 
 ARCHITECTURE = DecoderFamily(_read, named(TENSORS, stacks=ExpertStacks(is_in_out=True, is_interleaved=True)))

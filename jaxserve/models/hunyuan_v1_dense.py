@@ -1,12 +1,10 @@
 """Hunyuan, dense: a norm over each head behind the rotation, whose base is stretched by an alpha."""
 
-from collections.abc import Mapping
-from typing import Any
-
-from jaxserve.layers.rope import RopeSpec
+from jaxserve.models.alpha_rope import read_alpha_rope
 from jaxserve.models.config_reader import ConfigReader
 from jaxserve.models.config_values import read_decoder_spec, uniform_windows
-from jaxserve.models.family import DecoderFamily, Layout, named
+from jaxserve.models.family import DecoderFamily, named
+from jaxserve.models.origins import Layout
 from jaxserve.models.spec import DecoderSpec
 
 RELICS = {"add_classification_head": False, "mlp_bias": False, "norm_type": "rms"} | {
@@ -19,15 +17,12 @@ UNUSED = (
     *("cla_share_factor", "class_num", "dense_list", "eod_token_id", "im_end_id", "im_newline_id", "im_start_id"),
     *("image_token_id", "mask_init_id", "org_vocab_size", "pool_type", "text_end_id", "text_start_id"),
 )
-UNUSED_WITH_ALPHA = ("factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim")
 
 
 def read_hunyuan(config: ConfigReader, *, architecture_name: str, model_type: str) -> DecoderSpec:
     """Return the spec of a decoder with dense feed-forward blocks; the arguments are those of read_decoder_spec."""
-    for name, value in RELICS.items():
-        config.require(name, value, None)
-    for name in UNUSED:
-        config.get(name, None)
+    config.require_each(RELICS)
+    config.ignore(*UNUSED)
     bias, head_dim = config.get_bool("attention_bias", False), config.get("attention_head_dim", None)
     spec = read_decoder_spec(
         config,
@@ -35,7 +30,7 @@ def read_hunyuan(config: ConfigReader, *, architecture_name: str, model_type: st
         model_type=model_type,
         windows=uniform_windows(config, None),
         head_dim=head_dim,
-        rope=_read_alpha(config),
+        rope=read_alpha_rope(config),
         default_max_positions=2048,
         default_vocab_size=290_943,
         norm={"eps": config.get_positive_float("rms_norm_eps", 1e-5)},
@@ -43,25 +38,6 @@ def read_hunyuan(config: ConfigReader, *, architecture_name: str, model_type: st
     )
     config.require("attention_head_dim", head_dim, None)
     return spec
-
-
-def _read_alpha(config: ConfigReader) -> RopeSpec | None:
-    """Return the rotation under a fixed alpha, which configs call dynamic though it is not; None without one."""
-    name = "rope_parameters" if config.get("rope_parameters", None) else "rope_scaling"
-    values: Mapping[str, Any] = config.get(name, {})
-    if not isinstance(values, Mapping) or (values.get("rope_type") or values.get("type")) != "dynamic":
-        return None
-    rope = ConfigReader(values, f"config.json, {name}")
-    for key in ("rope_type", "type", *UNUSED_WITH_ALPHA):
-        rope.get(key, None)
-    theta = rope.get_positive_float("rope_theta", config.get_positive_float("rope_theta", 10_000.0))
-    config.require("rope_theta", theta, None)
-    size = config.get("head_dim", config.get("attention_head_dim", None)) or (
-        config.get_positive_int("hidden_size") // config.get_positive_int("num_attention_heads")
-    )
-    stretched = theta * rope.get_positive_float("alpha") ** (size / (size - 2))
-    rope.reject_unread(ignored=frozenset(), neutral_values={})
-    return RopeSpec(stretched)
 
 
 def _read(config: ConfigReader) -> DecoderSpec:

@@ -24,10 +24,8 @@ UNUSED = (
 
 
 def _read(config: ConfigReader) -> DecoderSpec:
-    for name, value in RELICS.items():
-        config.require(name, value, None)
-    for name in UNUSED:
-        config.get(name, None)
+    config.require_each(RELICS)
+    config.ignore(*UNUSED)
     spec = read_hunyuan(config, architecture_name="HunYuanMoEV1ForCausalLM", model_type="hunyuan_v1_moe")
     num_experts = read_num_experts(config, "num_experts", default=1)
     hidden = config.get_positive_int("intermediate_size")

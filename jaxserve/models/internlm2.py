@@ -2,8 +2,9 @@
 
 from jaxserve.models.config_reader import ConfigReader
 from jaxserve.models.config_values import read_decoder_spec, uniform_windows
-from jaxserve.models.family import BY_HEAD, DecoderFamily, Layout, TensorNames
+from jaxserve.models.family import DecoderFamily, TensorNames
 from jaxserve.models.internlm3 import read_dynamic
+from jaxserve.models.origins import BY_HEAD, Layout
 from jaxserve.models.spec import DecoderSpec
 
 LAYOUT: Layout = {

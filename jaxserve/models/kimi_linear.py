@@ -5,11 +5,12 @@ from dataclasses import replace
 
 from jaxserve.models.config_reader import MAX_LAYERS, ConfigReader
 from jaxserve.models.config_values import read_decoder_spec, read_layer_types, with_attention
-from jaxserve.models.family import LATENT, DecoderFamily, Layout, named
+from jaxserve.models.family import LATENT, DecoderFamily, named
 from jaxserve.models.kimi_delta_spec import KimiDeltaSpec
 from jaxserve.models.latent_values import LatentSizes, read_latent_attention
 from jaxserve.models.mixtral import EXPERTS
 from jaxserve.models.moe_values import read_deepseek_moe, read_sparse_types, with_experts
+from jaxserve.models.origins import Layout
 from jaxserve.models.spec import DecoderSpec
 
 OWN_NAMES = {

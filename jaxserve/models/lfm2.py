@@ -9,7 +9,8 @@ from jaxserve.models.config_values import (
     with_attention,
     with_mlps,
 )
-from jaxserve.models.family import DecoderFamily, Layout, TensorNames
+from jaxserve.models.family import DecoderFamily, TensorNames
+from jaxserve.models.origins import Layout
 from jaxserve.models.short_conv_spec import ShortConvSpec
 from jaxserve.models.spec import DecoderSpec, MoESpec
 

@@ -3,8 +3,8 @@
 from math import inf
 
 from jaxserve.models.config_reader import ConfigReader
-from jaxserve.models.family import Layout
 from jaxserve.models.mamba2_spec import Mamba2Spec
+from jaxserve.models.origins import Layout
 
 MAMBA2: Layout = {
     **dict.fromkeys(

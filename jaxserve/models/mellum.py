@@ -25,8 +25,7 @@ THETAS = {
 
 
 def _read(config: ConfigReader) -> DecoderSpec:
-    for name in UNUSED:
-        config.get(name, None)
+    config.ignore(*UNUSED)
     bias = config.get_bool("attention_bias", False)
     window = read_window(config) if config.has("sliding_window") else 1024
     windows = read_typed_windows(config, window, full_every=1)

@@ -89,8 +89,7 @@ def _check_windows(config: ConfigReader, spec: DecoderSpec) -> None:
     config.require("swa_v_head_dim", attention.value_dim, None)
     config.require("add_swa_attention_sink_bias", True, None)
     config.require("add_full_attention_sink_bias", False, None)
-    for name in ("attention_chunk_size", "hybrid_block_size"):
-        config.get(name, None)
+    config.ignore("attention_chunk_size", "hybrid_block_size")
 
 
 def _read_sparse(config: ConfigReader, num_layers: int) -> list[int]:

@@ -2,11 +2,11 @@
 
 from jaxserve.layers.moe import RouterSpec
 from jaxserve.models.config_reader import ConfigReader
-from jaxserve.models.config_values import read_activation, read_decoder_spec, read_top_k, uniform_windows
+from jaxserve.models.config_values import read_decoder_spec, read_top_k, uniform_windows
 from jaxserve.models.family import FUSED_EXPERTS, DecoderFamily, named
 from jaxserve.models.mixtral import EXPERTS
-from jaxserve.models.moe_values import read_num_experts, with_experts
-from jaxserve.models.spec import DecoderSpec, MoESpec
+from jaxserve.models.moe_values import mix_experts, read_num_experts, with_experts
+from jaxserve.models.spec import DecoderSpec
 
 RELICS = {
     "attn_type_list": None,
@@ -17,24 +17,16 @@ RELICS = {
     "use_routing_bias": True,
 }
 """Keys of published configs that transformers does not read, with the only values that fit."""
-UNUSED = [
-    "layernorm_full_attention_beta",
-    "layernorm_linear_attention_beta",
-    "layernorm_mlp_beta",
-    "mlp_intermediate_size",
-    "mtp_transformer_layers",
-    "num_mtp_modules",
-    "shared_moe_mode",
-    "use_mtp",
-]
+UNUSED = (
+    *("layernorm_full_attention_beta", "layernorm_linear_attention_beta", "layernorm_mlp_beta", "use_mtp"),
+    *("mlp_intermediate_size", "mtp_transformer_layers", "num_mtp_modules", "shared_moe_mode"),
+)
 
 
 def _read(config: ConfigReader) -> DecoderSpec:
     num_layers = config.get_positive_int("num_hidden_layers")
-    for name, value in (RELICS | {"attn_type_list": [1] * num_layers}).items():
-        config.require(name, value, None)
-    for name in UNUSED:
-        config.get(name, None)
+    config.require_each(RELICS | {"attn_type_list": [1] * num_layers})
+    config.ignore(*UNUSED)
     head_dim = config.get_positive_int("head_dim", 128)
     fraction = config.get_positive_int("rotary_dim", head_dim, maximum=head_dim) / head_dim
     spec = read_decoder_spec(
@@ -50,12 +42,9 @@ def _read(config: ConfigReader) -> DecoderSpec:
         attention={"qk_norm": "full"},
     )
     num_experts = read_num_experts(config, "num_local_experts", "num_experts", default=256)
-    moe = MoESpec(
-        num_experts=num_experts,
-        hidden=config.get_positive_int("intermediate_size"),
-        router=RouterSpec(top_k=read_top_k(config, num_experts, 8), score="sigmoid", has_correction_bias=True),
-        activation=read_activation(config),
-    )
+    router = RouterSpec(top_k=read_top_k(config, num_experts, 8), score="sigmoid", has_correction_bias=True)
+    hidden = config.get_positive_int("intermediate_size")
+    moe = mix_experts(config, router, num_experts=num_experts, hidden=hidden)
     return with_experts(spec, moe, range(num_layers))
 
 

@@ -34,6 +34,15 @@ def with_experts(spec: DecoderSpec, moe: MoESpec, indices: Container[int]) -> De
     )
 
 
+def mix_experts(
+    config: ConfigReader, router: RouterSpec, *, num_experts: int, hidden: int, num_shared: int = 0
+) -> MoESpec:
+    """Return experts of so many hidden numbers, and the shared ones as one block as wide as all of them."""
+    activation = read_activation(config)
+    shared = MLPSpec(hidden=num_shared * hidden, activation=activation) if num_shared else None
+    return MoESpec(num_experts=num_experts, hidden=hidden, router=router, activation=activation, shared=shared)
+
+
 def read_sparse_layers(config: ConfigReader, num_layers: int) -> frozenset[int]:
     """Return Qwen's layers that have experts: every `decoder_sparse_step`-th, but for those of `mlp_only_layers`."""
     dense, step = config.get("mlp_only_layers", []), config.get_positive_int("decoder_sparse_step", 1)
@@ -92,12 +101,10 @@ def read_deepseek_experts(
     for groups that cannot be.
     """
     config.require("moe_layer_freq", 1, None)
-    for name in UNUSED:
-        config.get(name, None)
-    hidden, activation = config.get_positive_int("moe_intermediate_size", hidden), read_activation(config)
+    config.ignore(*UNUSED)
+    hidden = config.get_positive_int("moe_intermediate_size", hidden)
     num_shared = config.get_whole_number("n_shared_experts", num_shared)
-    shared = MLPSpec(hidden=num_shared * hidden, activation=activation) if num_shared else None
     try:
-        return MoESpec(num_experts=num_experts, hidden=hidden, router=router, activation=activation, shared=shared)
+        return mix_experts(config, router, num_experts=num_experts, hidden=hidden, num_shared=num_shared)
     except ValueError as error:
         raise config.unsupported("n_group", router.num_groups, f"groups that can be chosen from: {error}") from None

@@ -40,8 +40,7 @@ OTHER_NAMES = {
 
 def _read(config: ConfigReader) -> DecoderSpec:
     config.rename(OTHER_NAMES)
-    for name in UNUSED:
-        config.get(name, None)
+    config.ignore(*UNUSED)
     config.require("residual_in_fp32", False, None)
     for name in ("attention_bias", "tie_word_embeddings"):
         config.require(name, False, None)  # transformers reads it nowhere

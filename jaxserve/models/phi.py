@@ -2,7 +2,8 @@
 
 from jaxserve.models.config_reader import ConfigReader
 from jaxserve.models.config_values import read_decoder_spec, uniform_windows
-from jaxserve.models.family import LLAMA_LAYOUT, DecoderFamily, Layout, TensorNames
+from jaxserve.models.family import LLAMA_LAYOUT, DecoderFamily, TensorNames
+from jaxserve.models.origins import Layout
 from jaxserve.models.spec import DecoderSpec
 
 LAYOUT: Layout = {

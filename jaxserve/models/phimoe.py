@@ -5,11 +5,11 @@ from typing import Any
 
 from jaxserve.layers.moe import RouterSpec
 from jaxserve.models.config_reader import ConfigReader
-from jaxserve.models.config_values import read_activation, read_decoder_spec, read_window, uniform_windows
+from jaxserve.models.config_values import read_decoder_spec, read_window, uniform_windows
 from jaxserve.models.family import FUSED_EXPERTS, DecoderFamily, named
 from jaxserve.models.mixtral import EXPERTS
-from jaxserve.models.moe_values import read_num_experts, with_experts
-from jaxserve.models.spec import DecoderSpec, MoESpec
+from jaxserve.models.moe_values import mix_experts, read_num_experts, with_experts
+from jaxserve.models.spec import DecoderSpec
 
 
 def _read(config: ConfigReader) -> DecoderSpec:
@@ -31,19 +31,11 @@ def _read(config: ConfigReader) -> DecoderSpec:
     )
     num_experts = read_num_experts(config, "num_local_experts", default=16)
     config.require("num_experts_per_tok", 2, None)  # transformers computes no other number
-    config.get("input_jitter_noise", None)  # of training
-    router = RouterSpec(
-        top_k=2,
-        score="near_best",
-        renormalize=False,
-        nearness=2 * config.get_positive_float("router_jitter_noise", 0.01),
-    )
-    moe = MoESpec(
-        num_experts=num_experts,
-        hidden=config.get_positive_int("intermediate_size"),
-        router=router,
-        activation=read_activation(config),
-    )
+    config.ignore("input_jitter_noise")  # of training
+    nearness = 2 * config.get_positive_float("router_jitter_noise", 0.01)
+    router = RouterSpec(top_k=2, score="near_best", renormalize=False, nearness=nearness)
+    hidden = config.get_positive_int("intermediate_size")
+    moe = mix_experts(config, router, num_experts=num_experts, hidden=hidden)
     return with_experts(spec, moe, range(spec.num_layers))
 
 

@@ -4,7 +4,8 @@ from typing import Any
 
 from jaxserve.models.config_reader import ConfigReader
 from jaxserve.models.config_values import with_mlps
-from jaxserve.models.family import DecoderFamily, Layout
+from jaxserve.models.family import DecoderFamily
+from jaxserve.models.origins import Layout
 from jaxserve.models.qwen3_next import gated_delta_names, read_experts, read_gated_delta
 from jaxserve.models.spec import DecoderSpec
 

@@ -14,16 +14,8 @@ from jaxserve.models.config_values import (
     with_mlps,
 )
 from jaxserve.models.delta_spec import GatedDeltaSpec
-from jaxserve.models.family import (
-    BY_HEAD,
-    EXPERTS,
-    FUSED_EXPERTS,
-    STACKED_EXPERTS,
-    DecoderFamily,
-    Layout,
-    TensorNames,
-    named,
-)
+from jaxserve.models.family import EXPERTS, FUSED_EXPERTS, STACKED_EXPERTS, DecoderFamily, TensorNames, named
+from jaxserve.models.origins import BY_HEAD, Layout
 from jaxserve.models.rope_config import read_rope
 from jaxserve.models.spec import DecoderSpec, MLPSpec, MoESpec
 

@@ -19,8 +19,7 @@ RELICS = {
 def _read(config: ConfigReader) -> DecoderSpec:
     bias, eps = config.get_bool("use_bias", True), config.get_positive_float("norm_epsilon", 1e-5)
     config.require("layer_norm_epsilon", eps, None)
-    for name, value in RELICS.items():
-        config.require(name, value, None)
+    config.require_each(RELICS)
     return read_decoder_spec(
         config,
         architecture_name="Starcoder2ForCausalLM",
