@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxserve.chat_output_spec import ChatOutputSpec, NamedTool, ToolChoice
 from jaxserve.config import BUILD_FIELDS, DEFAULT_MODEL, EngineConfig
+from jaxserve.engine_snapshot import HistogramSnapshot, InspectedEngine, StatsSnapshot
 from jaxserve.errors import (
     AdapterNotFound,
     BadCheckpoint,
@@ -34,13 +35,10 @@ from jaxserve.outputs import (
     Completion,
     EmbeddingOutput,
     FinishReason,
-    HistogramSnapshot,
-    InspectedEngine,
     Logprob,
     OutputTimes,
     RenderedPrompt,
     ScoreOutput,
-    StatsSnapshot,
     TextDelta,
     TokenLogprob,
     ToolCall,

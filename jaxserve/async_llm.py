@@ -12,11 +12,12 @@ from jaxserve.config import EngineConfig
 from jaxserve.engine.compile import ProgressCallback
 from jaxserve.engine.thread import Order
 from jaxserve.engine_client import EngineClient
+from jaxserve.engine_snapshot import InspectedEngine, StatsSnapshot
 from jaxserve.errors import Overloaded
 from jaxserve.fair_threads import FairThreads
 from jaxserve.layers.adapter import Adapter
 from jaxserve.models.pooling_spec import PoolingTask, PoolingTaskName
-from jaxserve.outputs import InspectedEngine, RenderedPrompt, StatsSnapshot, TextDelta, TokenOutput
+from jaxserve.outputs import RenderedPrompt, TextDelta, TokenOutput
 from jaxserve.parallel.placement import DeviceMemory
 from jaxserve.pooling_params import PoolingParams
 from jaxserve.preparation import Ready

@@ -21,11 +21,12 @@ from jaxserve.engine.build import LoadedEngine
 from jaxserve.engine.compile import ProgressCallback, compile_counter
 from jaxserve.engine.fault_injection import limit_disk
 from jaxserve.engine.request import Request
+from jaxserve.engine_snapshot import StatsSnapshot
 from jaxserve.errors import EngineStopped
 from jaxserve.faults import Faults
 from jaxserve.loading import load_engines
 from jaxserve.output_stream import OutputStream
-from jaxserve.outputs import StatsSnapshot, TokenOutput
+from jaxserve.outputs import TokenOutput
 from jaxserve.pooling_preparation import PoolingPreparer
 from jaxserve.preparation import Ready, RequestPreparer
 from jaxserve.replica import Replica, sum_stats

@@ -18,6 +18,7 @@ from jaxserve.config import (
     TaskChoice,
 )
 from jaxserve.engine_client import EngineClient
+from jaxserve.engine_snapshot import StatsSnapshot
 from jaxserve.llm_chat import chat as _chat
 from jaxserve.llm_generate import generate as _generate
 from jaxserve.llm_options import (
@@ -30,7 +31,6 @@ from jaxserve.llm_pool import embed as _embed
 from jaxserve.llm_pool import encode as _encode
 from jaxserve.llm_pool import score as _score
 from jaxserve.llm_stream import stream as _stream
-from jaxserve.outputs import StatsSnapshot
 from jaxserve.progress_bars import ProgressBars
 from jaxserve.sampling_params import SamplingParams
 from jaxserve.text.tokenizer import Tokenizer

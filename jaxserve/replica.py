@@ -9,7 +9,8 @@ from typing import Any
 from jaxserve.engine.build import LoadedEngine
 from jaxserve.engine.request import Request
 from jaxserve.engine.thread import AddRequests, EngineThread, FinishRequests, Order
-from jaxserve.outputs import FinishReason, StatsSnapshot, TokenOutput
+from jaxserve.engine_snapshot import StatsSnapshot
+from jaxserve.outputs import FinishReason, TokenOutput
 from jaxserve.parallel.placement import DeviceMemory
 
 MAX_EXPECTED_TOKENS = 256  # that an output is expected to have, in the load: most end long before their max_tokens

@@ -7,6 +7,17 @@ from jaxserve import BadConfig
 
 MIB = 1 << 20
 TLS_OPTIONS = ("ssl_ca_certs", "ssl_cert_reqs", "ssl_ciphers")
+MINIMA = {  # of settings, by the least value
+    1: (
+        *("stream_interval", "max_n", "max_body_bytes", "max_header_bytes", "max_headers", "max_connections"),
+        *("max_inflight_body_bytes", "max_json_nodes", "max_unsent_bytes", "max_completion_prompts"),
+        *("max_reply_bytes", "responses_store_bytes"),
+    ),
+    0: (
+        *("max_connections_per_ip", "sse_keep_alive_interval", "drain_timeout_s", "body_timeout_s"),
+        *("max_stop_strings", "max_tools", "responses_store_size", "responses_store_age_s"),
+    ),
+}
 PROBE_PATHS = (
     "/health",
     "/live",
@@ -184,16 +195,7 @@ class ServerConfig:
             raise BadConfig(
                 "allow_credentials with allowed_origins * would let every page act as its visitor; name the origins."
             )
-        if (self.ssl_keyfile is None) != (self.ssl_certfile is None):
-            raise BadConfig("ssl_keyfile and ssl_certfile go together; only one of them is set.")
-        if self.ssl_certfile is None and (lone := [name for name in TLS_OPTIONS if getattr(self, name)]):
-            raise BadConfig(f"{lone[0]} needs ssl_certfile and ssl_keyfile; without them the server speaks no TLS.")
-        if self.ssl_cert_reqs not in (0, 1, 2):
-            raise BadConfig(f"ssl_cert_reqs must be 0 (none), 1 (optional) or 2 (required), got {self.ssl_cert_reqs}.")
-        if self.ssl_cert_reqs and self.ssl_ca_certs is None:
-            raise BadConfig(
-                f"ssl_cert_reqs {self.ssl_cert_reqs} needs ssl_ca_certs, which says whose certificates count."
-            )
+        _check_tls(self)
         for name in ("root_path", "open_paths", "disable_access_log_for_endpoints"):
             value = getattr(self, name)
             paths = split_commas((value,) if isinstance(value, str) else value)
@@ -214,32 +216,22 @@ class ServerConfig:
             raise BadConfig(
                 f"reasoning_effort_map must map words to words; {invalid[0]!r} is mapped to something else."
             )
-        for name in (
-            "stream_interval",
-            "max_n",
-            "max_body_bytes",
-            "max_header_bytes",
-            "max_headers",
-            "max_connections",
-            "max_inflight_body_bytes",
-            "max_json_nodes",
-            "max_unsent_bytes",
-            "max_completion_prompts",
-            "max_reply_bytes",
-            "responses_store_bytes",
-        ):
-            _check_minimum(name, getattr(self, name), 1)
-        for name in (
-            "max_connections_per_ip",
-            "sse_keep_alive_interval",
-            "drain_timeout_s",
-            "body_timeout_s",
-            "max_stop_strings",
-            "max_tools",
-            "responses_store_size",
-            "responses_store_age_s",
-        ):
-            _check_minimum(name, getattr(self, name), 0)
+        for minimum, names in MINIMA.items():
+            for name in names:
+                _check_minimum(name, getattr(self, name), minimum)
+
+
+def _check_tls(config: ServerConfig) -> None:
+    if (config.ssl_keyfile is None) != (config.ssl_certfile is None):
+        raise BadConfig("ssl_keyfile and ssl_certfile go together; only one of them is set.")
+    if config.ssl_certfile is None and (lone := [name for name in TLS_OPTIONS if getattr(config, name)]):
+        raise BadConfig(f"{lone[0]} needs ssl_certfile and ssl_keyfile; without them the server speaks no TLS.")
+    if config.ssl_cert_reqs not in (0, 1, 2):
+        raise BadConfig(f"ssl_cert_reqs must be 0 (none), 1 (optional) or 2 (required), got {config.ssl_cert_reqs}.")
+    if config.ssl_cert_reqs and config.ssl_ca_certs is None:
+        raise BadConfig(
+            f"ssl_cert_reqs {config.ssl_cert_reqs} needs ssl_ca_certs, which says whose certificates count."
+        )
 
 
 def split_commas(values: tuple[str, ...]) -> frozenset[str]:

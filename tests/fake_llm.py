@@ -35,11 +35,11 @@ from jaxserve.adapter_registry import AdapterRegistry
 from jaxserve.admission import AdmissionQueue
 from jaxserve.cache.groups import GroupSize
 from jaxserve.engine.stats import Stats
+from jaxserve.engine_snapshot import CacheGroupStats
 from jaxserve.generation_defaults import GenerationDefaults
 from jaxserve.layers.param_spec import ParamPath, ParamSpec
 from jaxserve.models.pooling_spec import PoolingTask, PoolingTaskName
 from jaxserve.output_plan import check_thinking_budget, check_tool_choice
-from jaxserve.outputs import CacheGroupStats
 from jaxserve.replica import sum_stats
 from jaxserve.request_limits import RequestLimits, check_rank
 from jaxserve.sampling_params import check_token_ids

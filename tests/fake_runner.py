@@ -2,32 +2,28 @@
 
 Its network is arithmetic. The value that it writes into a slot depends on the token and on everything before it; a
 sampled token depends on everything reachable. So one misplaced page, one stale slot or one wrong position changes the
-output, and `expected_output` computes without any pages what the output must be.
+output, and tests/expected_output.py computes without any pages what the output must be.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from functools import lru_cache
+from dataclasses import fields
 
 import numpy as np
 
 from jaxserve.cache.groups import GroupSize
 from jaxserve.engine.plan import Chunk, DecodeBatch, Mask, SampledTokens, StepMasks, StepPlan, StepResult
-from jaxserve.engine.request import Request, StopStringCursor, make_guide, make_mask, make_stop_cursor
-from jaxserve.engine.token_restrictions import TokenRestrictions
 from jaxserve.layers.adapter import Adapter
-from jaxserve.sampling.columns import REPETITION_PENALTY, pack_params
-from jaxserve.sampling.penalties import PenaltyRow, build_row
+from jaxserve.sampling.columns import REPETITION_PENALTY
+from jaxserve.sampling.penalties import PenaltyRow
 from jaxserve.sampling.sampler import NOTHING_ALLOWED, SampleMode
 from jaxserve.sampling_params import RepetitionDetection
-from tests.grammars import TRACKERS
 
 VOCAB = 40
 NUM_TOP = 5
 EMPTY = 1  # the digest of no tokens at all
 
 
-def _mix(*numbers: int) -> int:
+def mix(*numbers: int) -> int:
     """Return a digest of integers, the same in every process: Python salts only the hashes of text."""
     return hash(numbers)
 
@@ -43,47 +39,47 @@ def is_repetition(tokens: Sequence[int], wanted: RepetitionDetection) -> bool:
     return False
 
 
-def _value(digest: int, token: int, change: int = 0) -> int:
+def value_of(digest: int, token: int, change: int = 0) -> int:
     """Return the value in the slot of `token` if the tokens before it have this digest.
 
     change   the digest of the request's adapter
     """
-    return _mix(digest, token, 7, change) if change else _mix(digest, token, 7)
+    return mix(digest, token, 7, change) if change else mix(digest, token, 7)
 
 
 def digest_of(adapter: Adapter | None) -> int:
     """Return a digest of an adapter; 0 for none."""
-    return 0 if adapter is None else _mix(*adapter.key.encode())
+    return 0 if adapter is None else mix(*adapter.key.encode())
 
 
 def _allowed(mask: Mask | None) -> Sequence[int]:
     return [id for id in range(VOCAB) if mask is None or mask.allowed_M[id // 32] >> (id % 32) & 1]
 
 
-def _sample(digest: int, sampling_S: np.ndarray, position: int, mask: Mask | None, history: int) -> int:
+def sample_token(digest: int, sampling_S: np.ndarray, position: int, mask: Mask | None, history: int) -> int:
     """Return the allowed token with the best score for `position`; history is the digest of the penalties."""
-    seed = _mix(digest, position, history, *sampling_S.tolist())
-    return max(_allowed(mask), key=lambda id: _mix(seed, id), default=NOTHING_ALLOWED)
+    seed = mix(digest, position, history, *sampling_S.tolist())
+    return max(_allowed(mask), key=lambda id: mix(seed, id), default=NOTHING_ALLOWED)
 
 
-def _continuations(
+def list_continuations(
     digest: int, sampling_S: np.ndarray, position: int, mask: Mask | None, history: int
 ) -> list[tuple[float, int]]:
     """Return (log-probability, token) for `position`, best first; coarse numbers, so that there are ties."""
-    seed = _mix(digest, position, history, *sampling_S.tolist())
-    return sorted(((-(_mix(seed, id, 3) % 64) / 8, id) for id in _allowed(mask)), key=lambda one: (-one[0], one[1]))
+    seed = mix(digest, position, history, *sampling_S.tolist())
+    return sorted(((-(mix(seed, id, 3) % 64) / 8, id) for id in _allowed(mask)), key=lambda one: (-one[0], one[1]))
 
 
-def _penalty_digest(new: PenaltyRow | None) -> int:
+def penalty_digest(new: PenaltyRow | None) -> int:
     """Return a digest of a row's penalties; 0 for a row that has none."""
-    return 0 if new is None else _mix(*new.count_V.tolist(), *new.prompt_mask_M.tolist(), *map(int, new.bias_V * 8))
+    return 0 if new is None else mix(*new.count_V.tolist(), *new.prompt_mask_M.tolist(), *map(int, new.bias_V * 8))
 
 
-def _logprob(digest: int, token: int) -> float:
-    return -(_mix(digest, token) % 4096) / 256  # exact in float32
+def logprob_of(digest: int, token: int) -> float:
+    return -(mix(digest, token) % 4096) / 256  # exact in float32
 
 
-def _make_sampled_tokens(
+def make_sampled_tokens(
     tokens: Sequence[int], digests: Sequence[int], mode: SampleMode, nexts: Sequence[list[tuple[float, int]]] = ()
 ) -> SampledTokens:
     """Build the sampler's output. nexts: continuations of each row in mode BEAM; forbidden ones come last, as -inf."""
@@ -98,15 +94,15 @@ def _make_sampled_tokens(
         beams["candidate_logprob_BC"] = np.array([[logprob for logprob, _ in one] for one in padded], np.float32)
         beams["candidate_id_BC"] = np.array([[id for _, id in one] for one in padded], np.int32)
         beams["candidate_raw_logprob_BC"] = np.array(
-            [[_logprob(digest, id) for _, id in one] for digest, one in zip(digests, padded, strict=True)], np.float32
+            [[logprob_of(digest, id) for _, id in one] for digest, one in zip(digests, padded, strict=True)], np.float32
         )
     return SampledTokens(
         token_BK,
         count_B,
-        logprob_BK=np.array([[_logprob(d, t)] for d, t in zip(digests, tokens, strict=True)], np.float32),
-        rank_BK=np.array([[_mix(d) % VOCAB + 1] for d in digests], np.int32),
+        logprob_BK=np.array([[logprob_of(d, t)] for d, t in zip(digests, tokens, strict=True)], np.float32),
+        rank_BK=np.array([[mix(d) % VOCAB + 1] for d in digests], np.int32),
         top_id_BKX=top_id_BK[:, None],
-        top_logprob_BKX=np.array([[[_logprob(d, t) for t in range(NUM_TOP)]] for d in digests], np.float32),
+        top_logprob_BKX=np.array([[[logprob_of(d, t) for t in range(NUM_TOP)]] for d in digests], np.float32),
         **beams,
     )
 
@@ -196,7 +192,7 @@ class FakeRunner:
     @staticmethod
     def _scores(chunk: Chunk, digests: list[int]) -> SampledTokens | None:
         ids = None if chunk.prompt_targets is None else chunk.prompt_targets.tolist()
-        return None if ids is None else _make_sampled_tokens(ids, digests[: len(ids)], SampleMode.LOGPROBS)
+        return None if ids is None else make_sampled_tokens(ids, digests[: len(ids)], SampleMode.LOGPROBS)
 
     def fetch(self, handle: StepResult) -> StepResult:
         return handle
@@ -225,7 +221,7 @@ class FakeRunner:
             one = (batch.request_ids[at], row, batch.sampling_BS[at], self.length_R[row] + 1)
             drawn.append(self._sample_row(*one, digests[at], masks.get(at), batch.mode))
         tokens = [token for token, _ in drawn]
-        sampled = _make_sampled_tokens(tokens, digests, batch.mode, [nexts for _, nexts in drawn])
+        sampled = make_sampled_tokens(tokens, digests, batch.mode, [nexts for _, nexts in drawn])
         return sampled if batch.max_tokens == 1 else self._sample_second(batch, digests, sampled)
 
     def _sample_second(self, batch: DecodeBatch, digests: list[int], first: SampledTokens) -> SampledTokens:
@@ -242,7 +238,7 @@ class FakeRunner:
             after[at] = self._append(digests[at], tables_W, position, [tokens[at]], change)[-1]
             one = (batch.request_ids[at], row, batch.sampling_BS[at], position + 1, after[at])
             tokens[at], count_B[at] = self._sample_row(*one, None, batch.mode)[0], 2
-        return _concatenate(first, _make_sampled_tokens(tokens, after, batch.mode), count_B)
+        return _concatenate(first, make_sampled_tokens(tokens, after, batch.mode), count_B)
 
     def _chunk(self, chunk: Chunk) -> list[int]:
         before = self._read(chunk.page_tables_W, chunk.start)
@@ -252,15 +248,13 @@ class FakeRunner:
     def _sample_chunk(self, chunk: Chunk, digest: int, masks: Sequence[Mask | None]) -> tuple[SampledTokens, ...]:
         if not chunk.is_last:
             self.last_token_R[chunk.row] = None
-            return (
-                _make_sampled_tokens([-1 if chunk.request_id in self.nan_request_ids else 0], [digest], chunk.mode),
-            )
+            return (make_sampled_tokens([-1 if chunk.request_id in self.nan_request_ids else 0], [digest], chunk.mode),)
         drawn = []
         for at, one in enumerate((chunk, *chunk.forks)):
             token, nexts = self._sample_row(
                 one.request_id, one.row, one.sampling_S, chunk.end, digest, masks[at] if masks else None, one.mode
             )
-            drawn.append(_make_sampled_tokens([token], [digest], one.mode, [nexts]))
+            drawn.append(make_sampled_tokens([token], [digest], one.mode, [nexts]))
         return tuple(drawn)
 
     def _sample_row(
@@ -274,9 +268,9 @@ class FakeRunner:
         mode: SampleMode,
     ) -> tuple[int, list[tuple[float, int]]]:
         known = self.lines.get(row) if sampling_S[REPETITION_PENALTY:].any() else None
-        penalties = _penalty_digest(known)
-        token = _sample(digest, sampling_S, position, mask, penalties)
-        nexts = _continuations(digest, sampling_S, position, mask, penalties) if mode == SampleMode.BEAM else []
+        penalties = penalty_digest(known)
+        token = sample_token(digest, sampling_S, position, mask, penalties)
+        nexts = list_continuations(digest, sampling_S, position, mask, penalties) if mode == SampleMode.BEAM else []
         if nexts:
             token = nexts[0][1]
         token = -1 if request_id in self.nan_request_ids else token
@@ -288,20 +282,20 @@ class FakeRunner:
     def _read(self, tables_W: Sequence[np.ndarray], end: int) -> int:
         """Return the digest of the tokens at positions 0 .. end-1, read through the page table of each group."""
         digests = {self._read_group(group, table_W, end) for group, table_W in enumerate(tables_W)}
-        return digests.pop() if len(digests) == 1 else _mix(*sorted(digests))
+        return digests.pop() if len(digests) == 1 else mix(*sorted(digests))
 
     def _read_group(self, group: int, table_W: np.ndarray, end: int) -> int:
         """Return the digest by one group, another one if what the query at `end` sees is not one chain."""
         if self.sizes[group].is_recurrent:
             digest, length = self.states[group, self._state_slot(group, table_W)] if end else (EMPTY, 0)
-            return digest if length == end else _mix(digest, length)
+            return digest if length == end else mix(digest, length)
         window = self.sizes[group].window
         first = 0 if window is None else max(0, end - window + 1)
         assert first < end or not end, "a window of 1 reads nothing"
         digest = EMPTY
         for position in range(first, end):
             value, after = self.slots[self._slot(group, table_W, position)]
-            digest = after if position == first > 0 else _mix(digest, value)
+            digest = after if position == first > 0 else mix(digest, value)
         return digest
 
     def _append(
@@ -310,8 +304,8 @@ class FakeRunner:
         """Write tokens from position start on into every group, and return the digest after each."""
         digests = []
         for position, token in enumerate(tokens, start):
-            value = _value(digest, token, change)
-            digest = _mix(digest, value)
+            value = value_of(digest, token, change)
+            digest = mix(digest, value)
             digests.append(digest)
             for group, table_W in enumerate(tables_W):
                 if self.sizes[group].is_recurrent:
@@ -329,142 +323,3 @@ class FakeRunner:
         page = int(table_W[position // self.page_size])
         assert 0 < page < self.sizes[group].num_pages, f"position {position} has page {page} in group {group}"
         return group, page, position % self.page_size
-
-
-@dataclass(frozen=True)
-class ExpectedOutput:
-    """The output that a request must have, whatever shares the batch with it."""
-
-    tokens: tuple[int, ...]
-    reason: str
-    logprobs: tuple[float, ...]
-    prompt_logprobs: tuple[float, ...]
-
-
-@lru_cache(maxsize=1000)
-def expected_output(request: Request) -> ExpectedOutput:
-    """Compute an output with FakeRunner's network, without pages, batches, chunks or a scheduler."""
-    digests, change = [EMPTY], digest_of(request.adapter)
-    for token in request.prompt_ids:
-        digests.append(_mix(digests[-1], _value(digests[-1], token, change)))
-    prompt_logprobs = [_logprob(d, t) for d, t in zip(digests[1:-1], request.prompt_ids[1:], strict=True)]
-    digest, tokens, logprobs, reason = digests[-1], [], [], "length"
-    sampling_S, params = pack_params(request.params, request.seed), request.params
-    restrictions, guide = (
-        TokenRestrictions.from_ids(params.allowed_token_ids, request.bad_sequences, VOCAB),
-        make_guide(request, VOCAB, TRACKERS),
-    )
-    while len(request.prompt_ids) + len(tokens) < request.max_total_tokens:
-        suppressed = request.stop_ids_until_min_tokens if len(tokens) < params.min_tokens else ()
-        penalties = (
-            build_row(request.prompt_ids, tokens, params.logit_bias, VOCAB) if request.needs_penalty_state else None
-        )
-        mask = make_mask(restrictions, guide, tokens, 0, suppressed)
-        token = _sample(digest, sampling_S, len(request.prompt_ids) + len(tokens), mask, _penalty_digest(penalties))
-        if token < 0:
-            return ExpectedOutput(tuple(tokens), "error", tuple(logprobs), tuple(prompt_logprobs))
-        tokens.append(token)
-        logprobs.append(_logprob(digest, token))
-        if token == request.eos_id or token in request.stop_ids:
-            reason = "stop"
-            break
-        is_last = len(request.prompt_ids) + len(tokens) == request.max_total_tokens
-        detection = request.params.repetition_detection
-        if detection and not is_last and len(tokens) >= request.params.min_tokens and is_repetition(tokens, detection):
-            reason = "repetition"
-            break
-        if guide is not None:
-            guide.accept(token)
-        digest = _mix(digest, _value(digest, token, change))
-    return ExpectedOutput(tuple(tokens), reason, tuple(logprobs), tuple(prompt_logprobs))
-
-
-class NoTokens(Exception):
-    """The constraints of a beam search allow fewer outputs than were requested."""
-
-
-@lru_cache(maxsize=1000)
-def expected_beams(request: Request) -> tuple[ExpectedOutput, ...]:
-    """Compute a beam search from the tokens of every beam alone, without pruning or stopping early.
-
-    Raises NoTokens if there are fewer outputs than beams.
-    """
-    params, width = request.params, request.params.n
-    prompt = request.prompt_ids
-    ends = request.stop_ids | ({request.eos_id} if request.eos_id is not None else set())
-    change = digest_of(request.adapter)
-    root, cursor = _extend_digest(EMPTY, prompt, change), make_stop_cursor(request, TRACKERS)
-    live: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
-    finished: list[tuple[float, tuple[int, ...], str]] = []
-    max_tokens = request.max_total_tokens - len(prompt)
-    for length in range(1, max_tokens + 1):
-        candidates = []
-        for at, (score, tokens) in enumerate(live):
-            nexts = _beam_candidates(request, _extend_digest(root, tokens, change), tokens)
-            candidates += [(-(score + logprob), at, token) for logprob, token in nexts[: 2 * width]]
-        new = []
-        for cost, at, token in sorted(candidates):
-            tokens = (*live[at][1], token)
-            stop = None
-            if token not in ends and cursor is not None:
-                stop = advance_all(cursor, tokens)
-            if token in ends or stop is not None:
-                finished.append((-cost, tokens, "stop"))
-            else:
-                new.append((-cost, tokens))
-        live = []
-        for score, tokens in new[:width]:
-            detection = params.repetition_detection
-            if detection and length < max_tokens and length >= params.min_tokens and is_repetition(tokens, detection):
-                finished.append((score, tokens, "repetition"))
-            else:
-                live.append((score, tokens))
-    finished += [(score, tokens, "length") for score, tokens in live]
-    finished.sort(key=lambda one: -one[0] / len(one[1]) ** params.length_penalty)
-    if len(finished) < width:
-        raise NoTokens(len(finished))
-    return tuple(_make_expected_output(root, tokens, reason, change) for _, tokens, reason in finished[:width])
-
-
-def _beam_candidates(request: Request, digest: int, tokens: Sequence[int]) -> list[tuple[float, int]]:
-    """Return the continuations of the first tokens of an output."""
-    params, prompt = request.params, request.prompt_ids
-    restrictions = TokenRestrictions.from_ids(params.allowed_token_ids, request.bad_sequences, VOCAB)
-    penalties = build_row(prompt, tokens, params.logit_bias, VOCAB) if request.needs_penalty_state else None
-    suppressed = request.stop_ids_until_min_tokens if len(tokens) < params.min_tokens else ()
-    guide = make_guide(request, VOCAB, TRACKERS)
-    if guide is not None:
-        for token in tokens:
-            guide.accept(token)
-    mask = make_mask(restrictions, guide, tokens, 0, suppressed)
-    sampling_S = pack_params(params, request.seed)
-    return _continuations(digest, sampling_S, len(prompt) + len(tokens), mask, _penalty_digest(penalties))
-
-
-def beam_continuations(request: Request, beams: Sequence[Sequence[int]]) -> SampledTokens:
-    """Return the sampler's output for these beams."""
-    change = digest_of(request.adapter)
-    digests = [_extend_digest(EMPTY, [*request.prompt_ids, *tokens], change) for tokens in beams]
-    nexts = [_beam_candidates(request, digest, tokens) for digest, tokens in zip(digests, beams, strict=True)]
-    return _make_sampled_tokens(
-        [one[0][1] if one else NOTHING_ALLOWED for one in nexts], digests, SampleMode.BEAM, nexts
-    )
-
-
-def advance_all(cursor: StopStringCursor, tokens: Sequence[int]) -> str | None:
-    """Advance a cursor over tokens and return the stop string that the last one completes."""
-    stop = None
-    for token in tokens:
-        cursor, stop = cursor.advance(token)
-    return stop
-
-
-def _extend_digest(digest: int, tokens: Sequence[int], change: int) -> int:
-    for token in tokens:
-        digest = _mix(digest, _value(digest, token, change))
-    return digest
-
-
-def _make_expected_output(root: int, tokens: tuple[int, ...], reason: str, change: int) -> ExpectedOutput:
-    logprobs = tuple(_logprob(_extend_digest(root, tokens[:at], change), token) for at, token in enumerate(tokens))
-    return ExpectedOutput(tokens, reason, logprobs, ())

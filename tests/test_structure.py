@@ -20,6 +20,7 @@ from tests.sources import REPO, called_name, modules, write
 LEVELS = (
     (
         *("config", "errors", "exact_json", "sampling_params", "structured_outputs", "chat_output_spec", "outputs"),
+        "engine_snapshot",
         *(
             "progress_bars",
             "lora_request",

@@ -125,11 +125,7 @@ def _walk(
         running_max_BKGC, running_sum_BKGC, acc_BKGCH = carry
         page_BX = jax.lax.dynamic_slice_in_dim(table_BW, block * block_pages, block_pages, axis=1)
         key_position_XZ = block * block_tokens + jnp.arange(block_tokens).reshape(block_pages, size)
-        used_BXZ = key_position_XZ < length_B[:, None, None]
-        seen_BCXZ = used_BXZ[:, None] & (key_position_XZ <= position_BC[..., None, None])
-        if window is not None:
-            seen_BCXZ &= key_position_XZ > position_BC[..., None, None] - window
-            used_BXZ = seen_BCXZ.any(1)
+        seen_BCXZ, used_BXZ = _find_seen(key_position_XZ, position_BC, length_B, window)
         seen_B11CXZ = seen_BCXZ[:, None, None]
 
         key_BXKHZ = pages.read_keys(page_BX).astype(jnp.float32)
@@ -155,13 +151,7 @@ def _walk(
             acc_BKGCH * rescale_BKGC[..., None] + mixed_BKGCH,
         )
 
-    first = jnp.int32(0)
-    if window is not None:
-        is_query_BC = (position_BC >= 0) & (length_B > 0)[:, None]
-        nearest = jnp.where(is_query_BC, position_BC, jnp.iinfo(jnp.int32).max - window).min()
-        first = jnp.maximum(0, nearest - window + 1) // block_tokens
-    end = jnp.minimum(length_B, position_BC.max(-1) + 1).max()
-    last = (end + block_tokens - 1) // block_tokens
+    first, last = _find_live_blocks(position_BC, length_B, window, block_tokens)
     start = (
         jnp.full(query_BKGCH.shape[:-1], MASKED_SCORE, jnp.float32),
         jnp.zeros(query_BKGCH.shape[:-1], jnp.float32),
@@ -173,6 +163,29 @@ def _walk(
     out_BKGCH = acc_BKGCH / jnp.where(running_sum_BKGC == 0, 1.0, running_sum_BKGC)[..., None]
     num_heads = query_BKGCH.shape[1] * query_BKGCH.shape[2]
     return out_BKGCH.transpose(0, 3, 1, 2, 4).reshape(rows, -1, num_heads, pages.value_dim)
+
+
+def _find_seen(key_position_XZ: Array, position_BC: Array, length_B: Array, window: int | None) -> tuple[Array, Array]:
+    """Return which slots of a block each query sees, [B, C, X, Z], and which any of a row may see, [B, X, Z]."""
+    used_BXZ = key_position_XZ < length_B[:, None, None]
+    seen_BCXZ = used_BXZ[:, None] & (key_position_XZ <= position_BC[..., None, None])
+    if window is not None:
+        seen_BCXZ &= key_position_XZ > position_BC[..., None, None] - window
+        used_BXZ = seen_BCXZ.any(1)
+    return seen_BCXZ, used_BXZ
+
+
+def _find_live_blocks(
+    position_BC: Array, length_B: Array, window: int | None, block_tokens: int
+) -> tuple[Array, Array]:
+    """Return the first block that any query sees, and the one behind the last."""
+    first = jnp.int32(0)
+    if window is not None:
+        is_query_BC = (position_BC >= 0) & (length_B > 0)[:, None]
+        nearest = jnp.where(is_query_BC, position_BC, jnp.iinfo(jnp.int32).max - window).min()
+        first = jnp.maximum(0, nearest - window + 1) // block_tokens
+    end = jnp.minimum(length_B, position_BC.max(-1) + 1).max()
+    return first, (end + block_tokens - 1) // block_tokens
 
 
 def _align_scales(scale_BXKZ: Array) -> Array:

@@ -139,13 +139,7 @@ def choose_cache_size(
         most = num_rows + max(MIN_SNAPSHOTS, num_rows)  # how much memory there is for snapshots nobody has said
         division = replace(division, num_slots=min(division.num_slots, most))
     else:
-        if kv_cache_memory_bytes is not None:
-            budget, reason = kv_cache_memory_bytes, "kv_cache_memory_bytes"
-        elif memory.platform == "cpu":
-            least = replace(division, num_slots=division.least_slots)
-            budget, reason = _cpu_budget(memory, least.request_bytes(resolved_len))
-        else:
-            budget, reason = _device_budget(memory, gpu_memory_utilization)
+        budget, reason = _find_budget(memory, division, resolved_len, gpu_memory_utilization, kv_cache_memory_bytes)
         division = division.limit_slots(budget, resolved_len).limit(budget, resolved_len)
         num_pages = division.num_pages_within(budget)
         if num_pages == division.main.max_pages:
@@ -165,6 +159,22 @@ def choose_cache_size(
         reason=reason,
         is_shortened=is_shortened,
     )
+
+
+def _find_budget(
+    memory: MemoryFacts, division: "_Division", request_len: int, utilization: float, given: int | None
+) -> tuple[int, str]:
+    """Return the bytes for the cache, and the setting or limit that decided them.
+
+    utilization   The part of a device's own memory that may be used.
+    given         The bytes that the settings say; None: they do not.
+    """
+    if given is not None:
+        return given, "kv_cache_memory_bytes"
+    if memory.platform == "cpu":
+        least = replace(division, num_slots=division.least_slots)
+        return _cpu_budget(memory, least.request_bytes(request_len))
+    return _device_budget(memory, utilization)
 
 
 @dataclass(frozen=True, slots=True)

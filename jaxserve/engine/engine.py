@@ -13,7 +13,8 @@ from jaxserve.engine.request import Request
 from jaxserve.engine.roofline import Roofline, StepCost
 from jaxserve.engine.scheduler import Scheduler
 from jaxserve.engine.stats import RequestGroup
-from jaxserve.outputs import FinishReason, InspectedEngine, StatsSnapshot, TokenOutput
+from jaxserve.engine_snapshot import InspectedEngine, StatsSnapshot
+from jaxserve.outputs import FinishReason, TokenOutput
 
 log = logging.getLogger(__name__)
 

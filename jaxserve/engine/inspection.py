@@ -4,7 +4,7 @@ from itertools import chain
 
 from jaxserve.engine.request_table import RequestTable
 from jaxserve.engine.sequence import Sequence
-from jaxserve.outputs import CacheGroupStats, InspectedEngine, InspectedRequest, InvariantAnswers
+from jaxserve.engine_snapshot import CacheGroupStats, InspectedEngine, InspectedRequest, InvariantAnswers
 
 MAX_REQUESTS = 4096  # that are listed
 MAX_PAGES = 1 << 16  # that are listed with their owners, of all requests together

@@ -28,7 +28,8 @@ from jaxserve.engine.request import NO_TRACKERS, Request, TrackerFactory
 from jaxserve.engine.request_faults import RequestFaults
 from jaxserve.engine.request_table import RequestTable
 from jaxserve.engine.stats import RequestGroup, Stats, count_pages
-from jaxserve.outputs import FinishReason, InspectedEngine, TokenOutput
+from jaxserve.engine_snapshot import InspectedEngine
+from jaxserve.outputs import FinishReason, TokenOutput
 
 
 class Scheduler:

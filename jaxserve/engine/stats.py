@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 
 from jaxserve.cache.manager import CacheManager
 from jaxserve.engine.roofline import StepCost
-from jaxserve.outputs import CacheGroupStats, FinishReason, HistogramSnapshot, StatsSnapshot
+from jaxserve.engine_snapshot import CacheGroupStats, HistogramSnapshot, StatsSnapshot
+from jaxserve.outputs import FinishReason
 
 COUNTERS = (
     "prefix_cache_queries",  # tokens looked up in the prefix index

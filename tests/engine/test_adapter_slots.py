@@ -3,7 +3,7 @@
 import pytest
 
 from tests.engine.world import ADAPTERS, BOTH, World, prompt
-from tests.fake_runner import expected_output
+from tests.expected_output import expected_output
 
 NONE, A, B, C, D = ADAPTERS
 

@@ -10,7 +10,7 @@ from jaxserve.engine.plan import SampledTokens
 from jaxserve.engine.request import Request, make_stop_cursor
 from jaxserve.outputs import FinishReason
 from jaxserve.sampling_params import RepetitionDetection, SamplingParams
-from tests.fake_runner import beam_continuations, expected_beams
+from tests.expected_output import beam_continuations, expected_beams
 from tests.grammars import TRACKERS
 
 PROMPT = (5, 6, 7)

@@ -9,7 +9,7 @@ from jaxserve.errors import InvalidParameter
 from jaxserve.outputs import FinishReason
 from jaxserve.sampling_params import RepetitionDetection
 from tests.engine.world import BOTH, EOS, PAGE, SHAPES, STOP, World, prompt
-from tests.fake_runner import expected_output
+from tests.expected_output import expected_output
 
 
 @BOTH

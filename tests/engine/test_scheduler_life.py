@@ -13,7 +13,8 @@ from jaxserve.errors import GenerationFailed, InvalidParameter
 from jaxserve.sampling_params import RepetitionDetection
 from tests.engine.faulty_runner import STAGES
 from tests.engine.world import ADAPTERS, EOS, PAGE, SHAPES, STOP, WINDOWS, World, prompt
-from tests.fake_runner import VOCAB, expected_output
+from tests.expected_output import expected_output
+from tests.fake_runner import VOCAB
 from tests.grammars import UntilToken, regex
 
 GUIDES = (

@@ -5,7 +5,8 @@ import pytest
 from jaxserve.cache.groups import GroupSize
 from jaxserve.cache.manager import CacheManager
 from jaxserve.engine.stats import COUNTERS, FINISH_REASONS, Histogram, RequestGroup, Stats, log_buckets
-from jaxserve.outputs import CacheGroupStats, FinishReason
+from jaxserve.engine_snapshot import CacheGroupStats
+from jaxserve.outputs import FinishReason
 from tests.engine.world import World, prompt
 
 

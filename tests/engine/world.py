@@ -21,7 +21,8 @@ from jaxserve.outputs import TokenOutput
 from jaxserve.sampling_params import SamplingParams
 from tests.engine.event_replay import EventReplay
 from tests.engine.faulty_runner import DeviceFault, FaultyRunner
-from tests.fake_runner import NUM_TOP, VOCAB, ExpectedOutput, NoTokens, expected_beams, expected_output
+from tests.expected_output import ExpectedOutput, NoTokens, expected_beams, expected_output
+from tests.fake_runner import NUM_TOP, VOCAB
 from tests.grammars import TRACKERS
 
 PAGE = 4

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from jaxserve import EngineStopped
-from jaxserve.outputs import CacheGroupStats, InspectedRequest
+from jaxserve.engine_snapshot import CacheGroupStats, InspectedRequest
 from server.app import get_state
 from server.control import PauseMode
 from server.environment import read_settings

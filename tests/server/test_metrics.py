@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families as plain
 
 from jaxserve import DeviceMemory, HistogramSnapshot
 from jaxserve.engine import stats
-from jaxserve.outputs import CacheGroupStats
+from jaxserve.engine_snapshot import CacheGroupStats
 from server.app import get_state
 from server.engine_metrics import COUNTERS, HISTOGRAMS
 from tests.fake_llm import FakeLLM, empty_stats

@@ -17,7 +17,7 @@ from jaxserve import EngineStopped
 from jaxserve.engine.plan import StepPlan
 from jaxserve.faults import InjectedFault
 from jaxserve.outputs import FinishReason, TokenOutput
-from tests.fake_runner import NoTokens, expected_beams, expected_output
+from tests.expected_output import NoTokens, expected_beams, expected_output
 from tests.simulation.client import PATIENCE_S, Client, Outcome
 from tests.simulation.deployment import NEVER, Deployment, Incarnation, is_expected_exit
 from tests.simulation.health import HealthMonitor

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jaxserve.engine.request import Request
-from tests.fake_runner import expected_beams, expected_output
+from tests.expected_output import expected_beams, expected_output
 from tests.simulation.model import ALPHABET
 
 
