@@ -43,7 +43,7 @@ class EngineClient:
 
     config            The configuration as resolved: every limit is a number.
     text              The text side of the model.
-    width             The length of the model's hidden vectors.
+    width             The length of what is pooled, of a model that pools.
     limits            The limits of requests.
     preparer          Prepares requests that generate.
     pooling_preparer  Prepares requests that are embedded, scored or classified.
@@ -62,7 +62,7 @@ class EngineClient:
         """Start the threads of the engines, which call `on_outputs` with the outputs of every step."""
         first = engines[0]
         self.config, self.text, self.adapters = first.config, text, adapters
-        self.width = first.spec.width
+        self.width = first.spec.pooled_width
         self.limits = RequestLimits(
             first.config, text.defaults, first.spec.vocab_size, first.cache_size.groups, first.task
         )

@@ -94,10 +94,10 @@ class PoolingPreparer:
     ) -> EncodedTexts:
         for text in (pair.first, pair.second):
             self._prompts.check_text(text, counting=max_tokens is not None)
-        if not self._knows_pairs and task.spec.answer_ids is None:
+        if not self._knows_pairs and task.pair_format is None:
             side = params.truncation_side
             return encode_texts(self._tokenizer, pair.first, pair.second, max_tokens=max_tokens, side=side)
-        token_ids, document = self._encode_question(pair.first, pair.second), pair.second
+        token_ids, document = self._encode_question(pair.first, pair.second, task), pair.second
         for _ in range(MAX_CUTS):
             if max_tokens is None or len(token_ids) <= max_tokens:
                 break
@@ -105,11 +105,14 @@ class PoolingPreparer:
             num_kept = max(0, len(own_ids) - (len(token_ids) - max_tokens))
             own_ids = own_ids[len(own_ids) - num_kept :] if params.truncation_side == "left" else own_ids[:num_kept]
             document = self._tokenizer.decode(own_ids)
-            token_ids = self._encode_question(pair.first, document)
+            token_ids = self._encode_question(pair.first, document, task)
         return EncodedTexts(token_ids)
 
-    def _encode_question(self, query: str, document: str) -> Sequence[int]:
+    def _encode_question(self, query: str, document: str, task: PoolingTask) -> Sequence[int]:
         """Return the ids of the prompt in which a model is asked about a pair of texts."""
         if self._knows_pairs:
             return self._prompts.render_chat(make_pair_messages(query, document), counting=True).token_ids
-        return self._prompts.encode(format_pair(query, document), add_special_tokens=False, counting=True)
+        assert task.pair_format is not None
+        return self._prompts.encode(
+            format_pair(task.pair_format, query, document), add_special_tokens=False, counting=True
+        )

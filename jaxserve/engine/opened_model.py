@@ -11,7 +11,9 @@ import numpy as np
 
 from jaxserve.config import EngineConfig
 from jaxserve.engine.compile import ProgressCallback
+from jaxserve.engine.gguf_pooling import read_gguf_pooling
 from jaxserve.engine.pooling_files import count_labels, find_task
+from jaxserve.engine.sentence_transformers import read_files
 from jaxserve.engine.weight_form import WeightForm, choose_requested, choose_weight_form
 from jaxserve.errors import BadConfig
 from jaxserve.layers.param_spec import ParamPath, ParamSpec
@@ -92,11 +94,15 @@ def open_model(
     )
     if on_path:
         on_path(path)
-    checkpoint = open_checkpoint(path)
+    with blame_model_files("modules.json"):
+        files = read_files(path)
+    checkpoint = open_checkpoint(path, folders=[module.folder for module in files.modules])
+    if holds_blocks(checkpoint) and not files.is_there:
+        files = read_gguf_pooling(checkpoint.path)
     model_config = merge_overrides(checkpoint.config, config.hf_overrides or {})
     config_name = f"config.json, made from {checkpoint.path.name}" if holds_blocks(checkpoint) else "config.json"
     with blame_model_files(config_name):
-        task = find_task(config, model_config, path)
+        task = find_task(config, model_config, files, path)
         architecture = _find_architecture(model_config, task)
         spec = architecture.spec(model_config, config_name)
     _check_size(spec, placement)
@@ -105,7 +111,8 @@ def open_model(
     _check_division(spec, placement, form)
     abstract = abstract_params(leaves, dtype, form.quantization, form.kinds, form.scaled)
     shapes = place_params(abstract, leaves, spec, placement)
-    check_checkpoint(checkpoint, leaves, ignored=architecture.ignored_tensors(spec))
+    unread = {f"{module.folder}/*" for module in files.modules}
+    check_checkpoint(checkpoint, leaves, ignored=architecture.ignored_tensors(spec) | unread)
     return OpenedModel(path, checkpoint, model_config, architecture, spec, placement, dtype, leaves, shapes, form, task)
 
 
@@ -114,12 +121,12 @@ def _find_architecture(model_config: Mapping[str, Any], task: PoolingTask | None
     if task is None:
         return find_architecture(model_config)
     needs_head = task.spec.answer_ids is not None
-    return find_pooled(model_config, count_labels(task), needs_head=needs_head)
+    return find_pooled(model_config, count_labels(task), task.modules, needs_head=needs_head)
 
 
 def _check_size(spec: Any, placement: Placement) -> None:
-    """Raise BadConfig for an encoder on several devices, which nothing divides."""
-    if isinstance(spec, EncoderSpec) and placement.size > 1:
+    """Raise BadConfig for a model whose tokens see all others on several devices, which nothing divides."""
+    if placement.size > 1 and (isinstance(spec, EncoderSpec) or spec.is_bidirectional):
         raise BadConfig(f"tensor_parallel_size={placement.size} is for decoders; {spec.architecture_name} takes 1.")
 
 

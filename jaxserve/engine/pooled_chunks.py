@@ -2,17 +2,17 @@
 
 import numpy as np
 
-from jaxserve.models.pooling_spec import PoolingKind
+from jaxserve.models.pooling_spec import PoolingSpec
 
 
 class PooledChunks:
     """The parts that the device has pooled of a sequence's chunks, in their order.
 
-    kind   The way of pooling.
+    spec   The way of pooling. Of sequences that are computed whole, there is one chunk, whose mean the device makes.
     """
 
-    def __init__(self, kind: PoolingKind) -> None:
-        self._kind: PoolingKind = kind
+    def __init__(self, spec: PoolingSpec) -> None:
+        self._kind, self._is_sum = spec.kind, spec.kind == "mean" and not spec.is_whole
         self._parts: list[np.ndarray] = []
         self._num_tokens = 0
 
@@ -21,7 +21,7 @@ class PooledChunks:
         self._num_tokens += num_tokens
         if self._kind == "all" or not self._parts:
             self._parts.append(part)
-        elif self._kind == "mean":
+        elif self._is_sum:
             self._parts[0] = self._parts[0] + part
         elif self._kind == "last":
             self._parts[0] = part
@@ -36,4 +36,4 @@ class PooledChunks:
         if self._kind == "all":
             return np.concatenate(self._parts)
         [result] = self._parts
-        return result / np.float32(self._num_tokens) if self._kind == "mean" else result
+        return result / np.float32(self._num_tokens) if self._is_sum else result

@@ -7,25 +7,35 @@ from typing import Any, cast
 from tokenizers import Tokenizer as TokenizerBackend
 
 from jaxserve.config import EngineConfig
-from jaxserve.engine.sentence_transformers import SentenceTransformersFiles, read_files
-from jaxserve.errors import BadConfig
-from jaxserve.models.encoders import CLASSIFIER, is_encoder, is_headless
+from jaxserve.engine.sentence_transformers import SentenceTransformersFiles
+from jaxserve.errors import BadCheckpoint, BadConfig
+from jaxserve.models.dense_params import DenseModule
+from jaxserve.models.encoders import CLASSIFIER, find_score_pooling, is_encoder, is_headless
 from jaxserve.models.pooling_spec import PoolingKind, PoolingSpec, PoolingTask, PoolingTaskName, ScoreActivation
 
 DEFAULT_ANSWERS = ("no", "yes")  # what rerankers that are language models say of a pair of texts
+# How these are asked for: the words of Qwen3-Reranker's model card.
+QUESTION = (
+    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct"
+    ' provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n<Instruct>: Given a web'
+    " search query, retrieve relevant passages that answer the query\n<Query>: {query}\n<Document>: {document}"
+    "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+)
 ACTIVATIONS: Mapping[str, ScoreActivation] = {"Sigmoid": "sigmoid", "Identity": "none", "Softmax": "softmax"}
 
 
-def find_task(config: EngineConfig, model_config: Mapping[str, Any], path: Path) -> PoolingTask | None:
+def find_task(
+    config: EngineConfig, model_config: Mapping[str, Any], files: SentenceTransformersFiles, path: Path
+) -> PoolingTask | None:
     """Return what a model pools for, None if it generates.
 
     model_config   Its config.json.
+    files          Those of sentence-transformers beside it.
     path           Its directory or file.
 
     Raises BadConfig if it cannot be served for the task that the settings name, BadCheckpoint if its files ask for what
     is not computed here.
     """
-    files = read_files(path)
     detected, reason = _detect(model_config, files)
     name = detected if config.task == "auto" else config.task
     if name == "pool":
@@ -37,6 +47,7 @@ def find_task(config: EngineConfig, model_config: Mapping[str, Any], path: Path)
             raise BadConfig(f"task={config.task!r}: this model has no logits to generate from; try --task embed.")
         return None
     spec, num_labels = _choose_pooling(config, model_config, files, name, path)
+    modules = _choose_modules(spec, files, path) if name == "embed" else ()
     return PoolingTask(
         name=cast(PoolingTaskName, name),
         spec=spec,
@@ -46,8 +57,9 @@ def find_task(config: EngineConfig, model_config: Mapping[str, Any], path: Path)
         labels=_read_labels(model_config, num_labels),
         prompts=files.prompts if name == "embed" else {},
         default_prompt=files.default_prompt if name == "embed" else None,
+        pair_format=files.pair_format or (QUESTION if spec.answer_ids is not None else None),
+        modules=modules,
         max_tokens=files.max_tokens,
-        is_encoder=is_encoder(model_config),
         reason=reason,
     )
 
@@ -85,7 +97,7 @@ def _choose_pooling(
     if name == "embed":
         default = files.pooling or ("mean" if encoder else "last")
         kind = default if config.pooling is None else cast(PoolingKind, config.pooling.lower())
-        return PoolingSpec(kind=kind), 0
+        return PoolingSpec(kind=kind, is_whole=encoder), 0
     if config.pooling is not None:
         raise BadConfig(f"pooling={config.pooling!r} is of models that embed; a {name} model's head decides its own.")
     has_head = next(iter(model_config.get("architectures") or []), "").endswith(CLASSIFIER)
@@ -93,10 +105,23 @@ def _choose_pooling(
         num_labels = _count_labels(model_config)
         if name == "score" and num_labels != 1:
             raise BadConfig(f"task='score' needs a model with one label; this one has {num_labels}: try classify.")
-        return PoolingSpec(kind="cls" if encoder else "last"), num_labels
+        return PoolingSpec(kind=find_score_pooling(model_config), is_whole=encoder), num_labels
     if encoder or name == "classify":
         raise BadConfig(f"task={name!r} needs a model with a score head; this one has none: try --task embed.")
     return PoolingSpec(kind="last", answer_ids=files.answer_ids or _find_answers(model_config, path)), 1
+
+
+def _choose_modules(spec: PoolingSpec, files: SentenceTransformersFiles, path: Path) -> tuple[DenseModule, ...]:
+    """Return the dense layers over pooled vectors.
+
+    Raises BadCheckpoint if they read a mean of chunks, which only the host knows.
+    """
+    if files.modules and spec.kind == "mean" and not spec.is_whole:
+        raise BadCheckpoint(
+            f"{path} has a module Dense behind the mean of a decoder that reads chunk by chunk, which is not computed"
+            " here; known are the last token, the first one, and the mean of models whose tokens see all others."
+        )
+    return files.modules
 
 
 def _find_answers(model_config: Mapping[str, Any], path: Path) -> tuple[int, ...]:

@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from jaxserve.engine.dense_files import read_dense
 from jaxserve.errors import BadCheckpoint
 from jaxserve.model_files import read_model_file
+from jaxserve.models.dense_params import DenseModule
 from jaxserve.models.pooling_spec import PoolingKind
 from jaxserve.weights.protocol import MAX_JSON_BYTES, read_json
 
@@ -28,20 +30,24 @@ class SentenceTransformersFiles:
 
     is_there         There is a modules.json.
     pooling          How vectors are pooled.
-    normalizes       The vector is brought to length 1.
+    modules          Dense layers over the pooled vector.
+    normalizes       What they give is brought to length 1.
     answer_ids       The tokens whose logits are compared, the one of a bad pair first.
     max_tokens       The longest sequence.
     prompts          Texts that go before a text, by name.
     default_prompt   The one of them that goes before a text by default.
+    pair_format      The text in which a language model is asked about a pair, with {query} and {document} in it.
     """
 
     is_there: bool = False
     pooling: PoolingKind | None = None
+    modules: tuple[DenseModule, ...] = ()
     normalizes: bool = False
     answer_ids: tuple[int, int] | None = None
     max_tokens: int | None = None
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
+    pair_format: str | None = None
 
 
 def read_files(directory: Path) -> SentenceTransformersFiles:
@@ -52,26 +58,37 @@ def read_files(directory: Path) -> SentenceTransformersFiles:
     path = directory / "modules.json"
     if not directory.is_dir() or not path.is_file():
         return SentenceTransformersFiles()
-    values: dict[str, Any] = {"is_there": True}
+    values, is_unit, modules = dict[str, Any](is_there=True), False, list[DenseModule]()
     for module in _read_list(path):
-        name, place = str(module.get("type", "")).rpartition(".")[2], directory / str(module.get("path") or "")
+        name, folder = str(module.get("type", "")).rpartition(".")[2], str(module.get("path") or "")
+        place = directory / folder
         if name == "Transformer":
             values["max_tokens"] = _read_max_tokens(place / "sentence_bert_config.json")
         elif name == "Pooling":
             values["pooling"] = _read_pooling(place / "config.json")
+        elif name == "Dense" and "pooling" in values:
+            modules.append(read_dense(place / "config.json", folder, normalizes_input=is_unit))
+            is_unit = False
         elif name == "Normalize":
-            values["normalizes"] = True
+            is_unit = True
         elif name == "LogitScore":
             values["answer_ids"] = _read_answers(place / "config.json")
-        else:
+        elif name != "Dropout":  # which is of training
+            where = "before any Pooling" if name == "Dense" else "which is not computed here"
             raise BadCheckpoint(
-                f"{path} has a module {name or module}, which is not computed here; known are Transformer, Pooling,"
-                " Normalize and LogitScore."
+                f"{path} has a module {name or module}, {where}; known are Transformer, Pooling, and behind it Dense,"
+                " Normalize and Dropout; and LogitScore."
             )
     settings = read_json(directory / "config_sentence_transformers.json", missing_ok=True)
     prompts = {str(name): str(text) for name, text in (settings.get("prompts") or {}).items() if text}
     default = settings.get("default_prompt_name")
-    return SentenceTransformersFiles(**values, prompts=prompts, default_prompt=default if default in prompts else None)
+    return SentenceTransformersFiles(
+        **values,
+        normalizes=is_unit,
+        modules=tuple(modules),
+        prompts=prompts,
+        default_prompt=default if default in prompts else None,
+    )
 
 
 def _read_list(path: Path) -> list[dict[str, Any]]:

@@ -108,7 +108,7 @@ class Sequence:
             stop_cursor=make_stop_cursor(request, trackers),
             repetition=make_repetition_detector(request),
             prompt_logprobs=prompt_logprobs,
-            pooled=None if request.pooling is None else PooledChunks(request.pooling.kind),
+            pooled=None if request.pooling is None else PooledChunks(request.pooling),
         )
 
     # Life

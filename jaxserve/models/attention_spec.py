@@ -109,7 +109,8 @@ class AttentionSpec:
 
     scale          factor of query · key before the softmax
     rope           None: queries and keys are not rotated
-    window         a token sees itself and the window - 1 tokens before it; None: all before it
+    window         a token sees itself and the window - 1 tokens before it, and in a decoder that is bidirectional as
+                   many behind it; None: all
     softcap        scores s become softcap * tanh(s / softcap)
     qkv_clip       queries, keys and values are limited to [-qkv_clip, qkv_clip] as soon as they are projected
     qk_norm        a norm over each query and key head, whose numbers are those of all heads, or of each its own (each),

@@ -55,5 +55,5 @@ ARCHITECTURE = EncoderFamily(
     embeddings=EMBEDDINGS,
     layer="encoder.layer.{}.",
     modules=MODULES,
-    head={"dense": "pooler.dense", "score": "classifier"},
+    head=("pooler.dense", "classifier"),
 )

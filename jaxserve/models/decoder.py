@@ -19,8 +19,9 @@ from jax.typing import DTypeLike
 from jaxserve.attention import AttentionBackend, LayerPages
 from jaxserve.attention.inputs import AttentionInputs
 from jaxserve.cache.pages import ModelPages
+from jaxserve.layers.dense import make_dense
 from jaxserve.layers.embedding import Embedding, LMHead
-from jaxserve.layers.linear import Linear, apply_multiplier, matmul_precision
+from jaxserve.layers.linear import apply_multiplier, matmul_precision
 from jaxserve.layers.mlp import MLP
 from jaxserve.layers.moe import MoE
 from jaxserve.layers.norms import Norm, NormSpec, apply_norm
@@ -194,9 +195,7 @@ class Decoder(nnx.Module):
             if spec.tie_embeddings
             else LMHead(spec.vocab_size, spec.width, dtype=dtype, rngs=rngs, has_bias=spec.has_head_bias, ranks=ranks)
         )
-        self.score = (
-            None if spec.num_labels is None else Linear(spec.width, spec.num_labels, bias=False, dtype=dtype, rngs=rngs)
-        )
+        self.dense = make_dense(spec.dense, rngs=rngs)
 
     def __call__(
         self,

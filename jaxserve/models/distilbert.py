@@ -10,8 +10,7 @@ IGNORED = ("qa_dropout", "seq_classif_dropout", "sinusoidal_pos_embds", "tie_wei
 
 def _read(config: ConfigReader) -> EncoderSpec:
     config.require("model_type", "distilbert")
-    for name in IGNORED:
-        config.get(name, None)
+    config.ignore(*IGNORED)
     config.require("activation", "gelu", "relu", None)
     return EncoderSpec(
         architecture_name="DistilBertModel",
@@ -45,6 +44,6 @@ ARCHITECTURE = EncoderFamily(
         "down": "ffn.lin2",
         "mlp_norm": "output_layer_norm",
     },
-    head={"dense": "pre_classifier", "score": "classifier"},
+    head=("pre_classifier", "classifier"),
     head_activation="relu",
 )

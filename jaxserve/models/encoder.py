@@ -15,15 +15,15 @@ from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
 
+from jaxserve.attention.whole import attend_whole
+from jaxserve.layers.dense import make_dense
 from jaxserve.layers.embedding import Embedding
-from jaxserve.layers.linear import Linear, apply_linears, matmul_precision
+from jaxserve.layers.linear import Linear, apply_linears
 from jaxserve.layers.mlp import ACTIVATIONS
 from jaxserve.layers.norms import Norm, NormSpec
 from jaxserve.layers.param_spec import ParamPath
 from jaxserve.models.decoder import ZeroRngs
-from jaxserve.models.encoder_spec import EncoderSpec, ScoreHeadSpec
-
-HEAD_ACTIVATIONS = {"tanh": jnp.tanh, "relu": nnx.relu}
+from jaxserve.models.encoder_spec import EncoderSpec
 
 
 class EncoderLayer(nnx.Module):
@@ -41,38 +41,19 @@ class EncoderLayer(nnx.Module):
         self.down = Linear(spec.hidden, width, bias=True, dtype=dtype, rngs=rngs)
         self.mlp_norm = Norm(width, norm, dtype=dtype)
 
-    def __call__(self, x_TD: Array, is_real_BS: Array) -> Array:
+    def __call__(self, x_TD: Array, length_B: Array) -> Array:
         """Return the residual stream [B * S, D] behind this layer."""
         with jax.named_scope("attention"):
-            x_TD = self.attention_norm(x_TD + self.output(self._attend(x_TD, is_real_BS)))
+            x_TD = self.attention_norm(x_TD + self.output(self._attend(x_TD, length_B)))
         with jax.named_scope("mlp"):
             return self.mlp_norm(x_TD + self.down(ACTIVATIONS[self.spec.activation](self.up(x_TD))))
 
-    def _attend(self, x_TD: Array, is_real_BS: Array) -> Array:
-        spec, (rows, length) = self.spec, is_real_BS.shape
-        shape, precision = (rows, length, spec.num_heads, spec.head_dim), matmul_precision(x_TD.dtype)
+    def _attend(self, x_TD: Array, length_B: Array) -> Array:
+        shape = (len(length_B), -1, self.spec.num_heads, self.spec.head_dim)
         projected = apply_linears(x_TD, self.query, self.key, self.value)
         query_BSNH, key_BSNH, value_BSNH = (each.reshape(shape) for each in projected)
-        scores_BNST = jnp.einsum(
-            "bsnh,btnh->bnst", query_BSNH, key_BSNH, precision=precision, preferred_element_type=jnp.float32
-        )
-        scores_BNST = jnp.where(is_real_BS[:, None, None], scores_BNST * spec.head_dim**-0.5, -jnp.inf)
-        weights_BNST = jax.nn.softmax(scores_BNST, axis=-1).astype(x_TD.dtype)
-        mixed_BSNH = jnp.einsum("bnst,btnh->bsnh", weights_BNST, value_BSNH, precision=precision)
+        mixed_BSNH = attend_whole(query_BSNH, key_BSNH, value_BSNH, length_B, scale=self.spec.head_dim**-0.5)
         return mixed_BSNH.reshape(x_TD.shape)
-
-
-class ScoreHead(nnx.Module):
-    """A dense layer and a score for each label, over the vectors of first tokens."""
-
-    def __init__(self, width: int, spec: ScoreHeadSpec, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
-        self.activate = HEAD_ACTIVATIONS[spec.activation]
-        self.dense = Linear(width, width, bias=True, dtype=dtype, rngs=rngs)
-        self.score = Linear(width, spec.num_labels, bias=True, dtype=dtype, rngs=rngs)
-
-    def __call__(self, first_BD: Array) -> Array:
-        """Return the scores [B, labels]."""
-        return self.score(self.activate(self.dense(first_BD)))
 
 
 class Encoder(nnx.Module):
@@ -86,7 +67,7 @@ class Encoder(nnx.Module):
         self.types = Embedding(types, spec.width, dtype=dtype, rngs=rngs) if types else None
         self.embedding_norm = Norm(spec.width, NormSpec(spec.norm_eps, "layer", has_bias=True), dtype=dtype)
         self.layers = nnx.List([EncoderLayer(spec, dtype=dtype, rngs=rngs) for _ in range(spec.num_layers)])
-        self.head = None if spec.head is None else ScoreHead(spec.width, spec.head, dtype=dtype, rngs=rngs)
+        self.dense = make_dense(spec.dense, rngs=rngs)
 
     def __call__(self, token_BS: Array, length_B: Array, second_B: Array) -> Array:
         """Return hidden_BSD.
@@ -104,17 +85,16 @@ class Encoder(nnx.Module):
                 type_BS = (position_S >= second_B[:, None]).astype(jnp.int32)
                 x_BSD = x_BSD + self.types(type_BS.reshape(-1)).reshape(x_BSD.shape)
             x_TD = self.embedding_norm(x_BSD.reshape(rows * length, -1))
-        is_real_BS = position_S < length_B[:, None]
         for layer in self.layers:
             graphdef, state = nnx.split(layer)
-            x_TD = _run_layer(graphdef, state, x_TD, is_real_BS)
+            x_TD = _run_layer(graphdef, state, x_TD, length_B)
         return x_TD.reshape(rows, length, -1)
 
 
 @partial(jax.jit, static_argnums=0)
-def _run_layer(graphdef: nnx.GraphDef, state: nnx.State, x_TD: Array, is_real_BS: Array) -> Array:
+def _run_layer(graphdef: nnx.GraphDef, state: nnx.State, x_TD: Array, length_B: Array) -> Array:
     """Run one layer as a function of its own: equal layers are traced and lowered once, then called by each."""
-    return nnx.merge(graphdef, state)(x_TD, is_real_BS)
+    return nnx.merge(graphdef, state)(x_TD, length_B)
 
 
 def abstract_encoder(spec: EncoderSpec, dtype: DTypeLike) -> tuple[nnx.GraphDef, dict[ParamPath, jax.ShapeDtypeStruct]]:

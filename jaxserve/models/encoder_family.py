@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 from jaxserve.cache.layer_cache import LayerCache
+from jaxserve.layers.dense import DenseActivation, DenseSpec
 from jaxserve.layers.param_spec import Origin, ParamPath, ParamSpec, Source
 from jaxserve.models.config_reader import ConfigReader
 from jaxserve.models.cost import AttentionCost, Cost
-from jaxserve.models.encoder_spec import EncoderSpec, ScoreHeadSpec
+from jaxserve.models.dense_params import DenseModule, DenseStems, chain_modules, dense_params
+from jaxserve.models.encoder_spec import EncoderSpec
 
 Stems: TypeAlias = Mapping[str, str]
 """Module → its stem in the checkpoint."""
@@ -32,9 +34,10 @@ class EncoderFamily:
     embeddings        stems of tables, and of the norm over their sum
     layer             stem of a layer; {} is its number
     modules           stems of a layer's modules
-    head              stems of the head's dense layer and of its scores, with their prefixes
-    head_activation   behind the dense layer
-    num_labels        outputs of the head; None: the model has none
+    head              stems of the score head's dense layer and of its scores
+    head_activation   behind that dense layer
+    num_labels        outputs of the score head; None: it is not used
+    dense_modules     dense layers over pooled vectors, of a model without a score head
     """
 
     read: Callable[[ConfigReader], EncoderSpec]
@@ -42,9 +45,10 @@ class EncoderFamily:
     embeddings: Stems
     layer: str
     modules: Stems
-    head: Stems
-    head_activation: Literal["tanh", "relu"] = "tanh"
+    head: tuple[str, str]
+    head_activation: DenseActivation = "tanh"
     num_labels: int | None = None
+    dense_modules: tuple[DenseModule, ...] = ()
 
     def spec(self, hf_config: Mapping[str, Any], where: str = "config.json") -> EncoderSpec:
         """Return the values of a config.json; where: what errors call it.
@@ -58,8 +62,9 @@ class EncoderFamily:
         if spec.width % spec.num_heads:
             raise config.unsupported("num_attention_heads", spec.num_heads, f"a divisor of the width {spec.width}")
         if self.num_labels is None:
-            return spec
-        return replace(spec, head=ScoreHeadSpec(activation=self.head_activation, num_labels=self.num_labels))
+            return replace(spec, dense=chain_modules(self.dense_modules, spec.width))
+        dense = DenseSpec(width_in=spec.width, width_out=spec.width, activation=self.head_activation)
+        return replace(spec, dense=(dense, DenseSpec(width_in=spec.width, width_out=self.num_labels)))
 
     def params(self, spec: EncoderSpec) -> dict[ParamPath, ParamSpec]:
         """Return every weight of the encoder by its path in the module tree, with its origins in checkpoints."""
@@ -79,15 +84,13 @@ class EncoderFamily:
             params |= self._linear(("layers", index, "down"), stems["down"], spec.hidden, width)
             for module in ("attention_norm", "mlp_norm"):
                 params |= self._norm(("layers", index, module), stems[module], width)
-        if spec.head is not None:
-            params |= self._linear(("head", "dense"), self.head["dense"], width, width)
-            params |= self._linear(("head", "score"), self.head["score"], width, spec.head.num_labels)
-        return params
+        head = tuple(DenseStems((self.prefix + stem, stem)) for stem in self.head)
+        stems = tuple(module.stems for module in self.dense_modules) if self.num_labels is None else head
+        return params | dense_params(spec.dense, stems)
 
     def ignored_tensors(self, spec: EncoderSpec) -> frozenset[str]:
         """Return patterns of tensors that may be there and are not read: heads of other tasks, and counted ids."""
-        heads = {"cls.*", "lm_head.*", "vocab_*.*", "*pooler.dense.*", "*.position_ids"}
-        return frozenset(heads if spec.head is None else heads - {"*pooler.dense.*"})
+        return frozenset(("cls.*", "lm_head.*", "vocab_*.*", "*pooler.dense.*", "*.position_ids"))
 
     def cache(self, spec: EncoderSpec) -> tuple[LayerCache, ...]:
         """Return nothing: whole sequences are computed at once."""
@@ -112,7 +115,7 @@ class EncoderFamily:
     def _linear(self, path: ParamPath, stem: str, width_in: int, width_out: int) -> dict[ParamPath, ParamSpec]:
         kernel = self._alternatives(f"{stem}.weight", (width_out, width_in), is_transposed=True)
         return {
-            (*path, "kernel"): ParamSpec((width_in, width_out), (None, None), kernel, is_packable=path[0] == "layers"),
+            (*path, "kernel"): ParamSpec((width_in, width_out), (None, None), kernel, is_packable=True),
             (*path, "bias"): ParamSpec((width_out,), (None,), self._alternatives(f"{stem}.bias", (width_out,))),
         }
 

@@ -1,21 +1,9 @@
 """EncoderSpec: all values by which the encoders of the BERT family differ."""
 
 from dataclasses import dataclass
-from typing import Literal
 
+from jaxserve.layers.dense import DenseSpec
 from jaxserve.layers.mlp import Activation
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScoreHeadSpec:
-    """The head of a model that classifies: a dense layer over the first token's vector, and a score for each label.
-
-    activation   behind the dense layer
-    num_labels   the number of scores
-    """
-
-    activation: Literal["tanh", "relu"]
-    num_labels: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +21,7 @@ class EncoderSpec:
     num_positions             rows of the table of positions
     first_position            the row of a sequence's first token (RoBERTa counts behind its padding id)
     num_token_types           rows of the table of token types; 0: there is none
-    head                      of a model that classifies; None: there is none
+    dense                     as in DecoderSpec
     """
 
     architecture_name: str
@@ -47,7 +35,7 @@ class EncoderSpec:
     num_positions: int
     first_position: int = 0
     num_token_types: int = 0
-    head: ScoreHeadSpec | None = None
+    dense: tuple[DenseSpec, ...] = ()
 
     @property
     def max_position_embeddings(self) -> int:
@@ -58,6 +46,11 @@ class EncoderSpec:
     def head_dim(self) -> int:
         """The width of one head."""
         return self.width // self.num_heads
+
+    @property
+    def pooled_width(self) -> int:
+        """The numbers of a pooled vector."""
+        return self.dense[-1].width_out if self.dense else self.width
 
     def for_length(self, max_model_len: int) -> "EncoderSpec":
         """Return the spec, which is the same for every length."""

@@ -14,10 +14,13 @@ THETAS = {
 
 def _read(config: ConfigReader) -> DecoderSpec:
     bias = config.get_bool("attention_bias", False)
-    config.require("use_bidirectional_attention", False, None)
+    window = config.get_positive_int("sliding_window", 4096)
+    is_bidirectional = config.get_bool("use_bidirectional_attention", False)  # EmbeddingGemma
+    if is_bidirectional:
+        window = window // 2 + 1  # on each side, the token itself included
     # transformers 5 writes the pattern with an underscore, beside the layer_types that it made of it.
     pattern = config.get_positive_int("sliding_window_pattern", config.get("_sliding_window_pattern", 6))
-    windows = read_typed_windows(config, config.get_positive_int("sliding_window", 4096), full_every=pattern)
+    windows = read_typed_windows(config, window, full_every=pattern)
     ropes = read_typed_ropes(config, THETAS, default_max_positions=131_072, default_head_dim=256)
     spec = read_decoder_spec(
         config,
@@ -42,6 +45,7 @@ def _read(config: ConfigReader) -> DecoderSpec:
         decoder={
             "embedding_multiplier": config.get_positive_int("hidden_size") ** 0.5,
             "logits_softcap": read_softcap(config, "final_logit_softcapping", None),
+            "is_bidirectional": is_bidirectional,
         },
         default_max_positions=131_072,
         default_vocab_size=262_208,

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from jaxserve.models.dense_params import DenseModule
+
 PoolingKind: TypeAlias = Literal["last", "mean", "cls", "all"]
 """The vector of the last token, the mean of all, that of the first token, or every token's vector as it is."""
 PoolingTaskName: TypeAlias = Literal["embed", "score", "classify"]
@@ -17,11 +19,13 @@ class PoolingSpec:
 
     kind         Which vectors are pooled, and how.
     answer_ids   The tokens whose logits behind the last token are the output, such as those of "no" and "yes"; None:
-                 the output is the pooled vector, or what the model's score head makes of it.
+                 the output is the pooled vector, or what the model's dense layers make of it.
+    is_whole     Every token sees all others, so that sequences are computed whole, each in one call.
     """
 
     kind: PoolingKind
     answer_ids: tuple[int, ...] | None = None
+    is_whole: bool = False
 
     @property
     def may_read_prefix_cache(self) -> bool:
@@ -41,8 +45,10 @@ class PoolingTask:
     labels             The names of the labels, by index.
     prompts            Texts that go before a text, by name.
     default_prompt     The one of them that goes before a text if the request names none.
+    pair_format        The text in which a language model is asked about a pair of texts, with {query} and {document} in
+                       it; None: both are encoded as the tokenizer does.
+    modules            Dense layers that have files of their own.
     max_tokens         The longest sequence that the model's files allow; None: what its network has positions for.
-    is_encoder         Every token sees all others; a pair of texts is one sequence with two types of tokens.
     reason             What has decided the task, for people.
     """
 
@@ -54,6 +60,12 @@ class PoolingTask:
     labels: tuple[str, ...] = ()
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
+    pair_format: str | None = None
+    modules: tuple[DenseModule, ...] = ()
     max_tokens: int | None = None
-    is_encoder: bool = False
     reason: str = ""
+
+    @property
+    def is_encoder(self) -> bool:
+        """Whether every token sees all others; a pair of texts is one sequence then, with two types of tokens."""
+        return self.spec.is_whole

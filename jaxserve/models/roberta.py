@@ -20,7 +20,7 @@ def _family(name: str, model_type: str, vocab_size: int) -> EncoderFamily:
         embeddings=EMBEDDINGS,
         layer="encoder.layer.{}.",
         modules=MODULES,
-        head={"dense": "classifier.dense", "score": "classifier.out_proj"},
+        head=("classifier.dense", "classifier.out_proj"),
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
+from jaxserve.layers.dense import DenseSpec
 from jaxserve.layers.mlp import Activation, ClampedSwiGLU, MLPActivation
 from jaxserve.layers.moe import RouterSpec
 from jaxserve.layers.norms import NormSpec
@@ -108,11 +109,13 @@ class LayerSpec:
     has_two_norms         each of them reads it through a norm of its own
     residual_multiplier   factor of each block's output before it is added
     has_output_scale      the residual stream behind the layer is multiplied by one learned number (Gemma 4)
+    skips_attention_norm  attention reads the residual stream as it is (the first layer of ModernBERT)
     is_beside_previous    attention reads what that of the layer before reads, through the same norm (Falcon-H1); the
                           layer before has no feed-forward block
 
     Raises ValueError for is_parallel with norms in another place than pre, or with experts that have norms of their
-    own, or without a feed-forward block, and for has_two_norms without is_parallel.
+    own, or without a feed-forward block, for has_two_norms without is_parallel, and for skips_attention_norm where no
+    norm before attention is its own.
     """
 
     attention: AttentionKind
@@ -122,6 +125,7 @@ class LayerSpec:
     has_two_norms: bool = False
     residual_multiplier: float = 1.0
     has_output_scale: bool = False
+    skips_attention_norm: bool = False
     is_beside_previous: bool = False
 
     def __post_init__(self) -> None:
@@ -133,6 +137,8 @@ class LayerSpec:
             raise ValueError("is_parallel is True with experts whose has_own_norms is True; they need blocks in turn.")
         if self.has_two_norms and not self.is_parallel:
             raise ValueError("has_two_norms is True without is_parallel; layers of blocks in turn have two anyway.")
+        if self.skips_attention_norm and (self.is_parallel or self.norm_place == "post"):
+            raise ValueError("skips_attention_norm is True; it needs blocks in turn with a norm before them.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,10 +172,13 @@ class DecoderSpec:
     logits_multiplier      factor of the logits
     logits_softcap         logits z become softcap * tanh(z / softcap)
     layer_inputs           layers have inputs of their own (Gemma 4 E2B and E4B)
-    num_labels             outputs of a score head over hidden vectors, of a model that classifies; None: no such head
+    dense                  layers over pooled vectors, each over what the one before it gives: a score head, or those
+                           of a model that embeds
+    is_bidirectional       a token sees all others of its sequence, or those of a window before and behind it: sequences
+                           are computed whole, and nothing is kept
 
-    Raises ValueError for a bias of a head that is not there, for a layer that reads keys of one without such pages, and
-    for one beside a layer that has more than attention.
+    Raises ValueError for a bias of a head that is not there, for a layer that reads keys of one without such pages, for
+    one beside a layer that has more than attention, and for is_bidirectional with another kind than softmax attention.
     """
 
     architecture_name: str
@@ -185,11 +194,14 @@ class DecoderSpec:
     logits_multiplier: float = 1.0
     logits_softcap: float | None = None
     layer_inputs: LayerInputSpec | None = None
-    num_labels: int | None = None
+    dense: tuple[DenseSpec, ...] = ()
+    is_bidirectional: bool = False
 
     def __post_init__(self) -> None:
         if self.has_head_bias and self.tie_embeddings:
             raise ValueError("has_head_bias is True with tie_embeddings; a tied model has no head.")
+        if self.is_bidirectional and not all(isinstance(layer.attention, AttentionSpec) for layer in self.layers):
+            raise ValueError("is_bidirectional is True with layers that are no softmax attention over keys and values.")
         for index, layer in enumerate(self.layers):
             if layer.is_beside_previous and (index == 0 or self.layers[index - 1].mlp is not None):
                 raise ValueError(f"layer {index} is beside the previous one, which is not there or has an mlp.")
@@ -202,6 +214,11 @@ class DecoderSpec:
     def num_layers(self) -> int:
         """Layers of the decoder."""
         return len(self.layers)
+
+    @property
+    def pooled_width(self) -> int:
+        """The numbers of a pooled vector."""
+        return self.dense[-1].width_out if self.dense else self.width
 
     def for_length(self, max_model_len: int) -> "DecoderSpec":
         """Return the spec as it holds for requests of at most so many tokens (see LongRopeScaling)."""
@@ -223,6 +240,6 @@ def layer_norms(layer: LayerSpec) -> tuple[str, ...]:
         return ("attention_norm", "mlp_norm") if layer.has_two_norms else ("attention_norm",)
     before, after = layer.norm_place in ("pre", "sandwich"), layer.norm_place in ("post", "sandwich")
     has_mlp, has_own_norms = layer.mlp is not None, isinstance(layer.mlp, MoESpec) and layer.mlp.has_own_norms
-    names = (("attention_norm", before), ("attention_post_norm", after))
+    names = (("attention_norm", before and not layer.skips_attention_norm), ("attention_post_norm", after))
     names += (("mlp_norm", before and has_mlp and not has_own_norms), ("mlp_post_norm", after and has_mlp))
     return tuple(name for name, is_there in names if is_there)

@@ -1,17 +1,15 @@
 """The text in which a language model is asked whether a document answers a query.
 
-The form is that of Qwen3-Reranker's model card; a chat template that knows the roles query and document replaces it.
+Its form comes with the model (PoolingTask.pair_format); a chat template that knows the roles query and document
+replaces it.
 """
+
+import re
 
 from jaxserve.prompt_input import ChatPrompt
 
-INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
-BEFORE = (
-    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct"
-    ' provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
-)
-BEHIND = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 ROLES = ("query", "document")
+PLACE = re.compile(r"\{(query|document)\}")
 
 
 def knows_pairs(template: str | None) -> bool:
@@ -26,6 +24,7 @@ def make_pair_messages(query: str, document: str) -> ChatPrompt:
     return ChatPrompt(messages=messages, add_generation_prompt=True)
 
 
-def format_pair(query: str, document: str) -> str:
+def format_pair(pair_format: str, query: str, document: str) -> str:
     """Return the text for a model without such a template."""
-    return f"{BEFORE}<Instruct>: {INSTRUCTION}\n<Query>: {query}\n<Document>: {document}{BEHIND}"
+    texts: dict[str, str] = {"query": query, "document": document}
+    return PLACE.sub(lambda place: texts[place[1]], pair_format)

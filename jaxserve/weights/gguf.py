@@ -25,6 +25,7 @@ from jaxserve.weights.gguf_header import GGUFTensor
 from jaxserve.weights.gguf_metadata import GGUFMetadata
 from jaxserve.weights.gguf_names import hf_name
 from jaxserve.weights.gguf_parts import merge_tensors, read_headers
+from jaxserve.weights.gguf_ranking import SCORE_TENSOR, subtract_answers
 from jaxserve.weights.gguf_rope import ROPE_TENSORS
 from jaxserve.weights.mapped_file import MappedFile, aligned_empty
 from jaxserve.weights.protocol import TensorInfo
@@ -65,12 +66,14 @@ class GGUFCheckpoint:
             self._metadata, {n: t.shape for n, t in stored.items()}, self._rope_factors(stored)
         )
         self.generation_config = build_generation_config(self._metadata)
-        self.tensors = {name: _tensor_info(tensor) for name, tensor in self._stored.items()}
+        self.tensors = {name: _tensor_info(name, tensor) for name, tensor in self._stored.items()}
         for name in self._stored:
             self._check_permutable(name)
 
     def read(self, name: str, part: Part = ()) -> np.ndarray:
         """Return a part of the tensor's values in Hugging Face's layout; packed blocks become float32."""
+        if name == SCORE_TENSOR:
+            return subtract_answers(self._read_values(self._stored[name]))[part]
         values = self._read_values(self._stored[name], self._locate(name, part))
         if self._family.norm_offset and name.endswith("norm.weight"):
             return values.astype(np.float32) - np.float32(self._family.norm_offset)
@@ -152,7 +155,9 @@ class GGUFCheckpoint:
         return {each.name: self._read_values(each).astype(np.float32) for each in tensors}
 
 
-def _tensor_info(tensor: GGUFTensor) -> TensorInfo:
+def _tensor_info(name: str, tensor: GGUFTensor) -> TensorInfo:
+    if name == SCORE_TENSOR:
+        return TensorInfo((1, *tensor.shape[1:]), FLOAT32, tensor_bytes(tensor))
     return TensorInfo(
         tensor.shape, PLAIN_DTYPES.get(GGMLQuantizationType(tensor.ggml_type), FLOAT32), tensor_bytes(tensor)
     )

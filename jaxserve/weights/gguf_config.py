@@ -13,6 +13,7 @@ import numpy as np
 from jaxserve.errors import BadCheckpoint, UnknownArchitecture
 from jaxserve.weights.gguf_families import FAMILIES, GGUFFamily
 from jaxserve.weights.gguf_metadata import GGUFMetadata, is_int, is_number
+from jaxserve.weights.gguf_ranking import read_ranking
 from jaxserve.weights.gguf_rope import read_rope_scaling
 
 SAMPLING_KEYS = {  # general.sampling.* → generation_config.json
@@ -74,6 +75,7 @@ def build_hf_config(
         raise BadCheckpoint(
             f"{metadata.path}: heads of {head_dim} of which {rotated} rotate are not supported for this architecture."
         )
+    config |= read_ranking(metadata, shapes, family.class_name)
     metadata.reject_unread()
     return {key: value for key, value in config.items() if value is not None or key in NULLABLE} | _special_ids(
         metadata

@@ -116,6 +116,13 @@ def _gemma3(metadata: GGUFMetadata, config: Mapping[str, Any], shapes: Mapping[s
     }
 
 
+def _gemma_embedding(
+    metadata: GGUFMetadata, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Any]:
+    metadata.get(".attention.causal", lambda value: value is False, "false: tokens see those behind them", False)
+    return _gemma3(metadata, config, shapes) | {"use_bidirectional_attention": True}
+
+
 def _gemma(metadata: GGUFMetadata, config: Mapping[str, Any]) -> dict[str, Any]:
     is_by_width = (metadata.architecture, config["num_hidden_layers"]) in GEMMA_SCALES_BY_WIDTH
     width_a_head = config["hidden_size"] // config["num_attention_heads"]
@@ -206,6 +213,9 @@ def _starcoder2(
 
 FAMILIES: dict[str, GGUFFamily] = {
     "gemma2": GGUFFamily("Gemma2ForCausalLM", "gemma2", _gemma2, norm_offset=1.0, names=SANDWICH_NAMES),
+    "gemma-embedding": GGUFFamily(
+        "Gemma3TextModel", "gemma3_text", _gemma_embedding, norm_offset=1.0, names=SANDWICH_NAMES
+    ),
     "gemma3": GGUFFamily("Gemma3ForCausalLM", "gemma3_text", _gemma3, norm_offset=1.0, names=SANDWICH_NAMES),
     "granite": GGUFFamily("GraniteForCausalLM", "granite", _granite, is_permuted=True),
     "llama": GGUFFamily("LlamaForCausalLM", "llama", _llama, is_permuted=True),

@@ -13,8 +13,13 @@ import numpy as np
 
 from jaxserve.errors import BadCheckpoint
 
-INERT_KEYS = frozenset({"vocab_size", "tensor_data_layout", "attention.layer_norm_epsilon", "pooling_type"})
-"""Keys of an architecture that do not change what the network computes."""
+INERT_KEYS = frozenset(
+    (
+        *("vocab_size", "tensor_data_layout", "attention.layer_norm_epsilon", "pooling_type"),
+        *("dense_2_feat_in", "dense_2_feat_out", "dense_3_feat_in", "dense_3_feat_out"),
+    )
+)
+"""Keys of an architecture that do not change what the network computes: tensors say how wide dense layers are."""
 NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     "attention.causal": (True,),
     "attention.scale": (0.0,),

@@ -1,8 +1,10 @@
 """Names of tensors in GGUF files → Hugging Face's. Source: llama.cpp's gguf-py/gguf/tensor_mapping.py."""
 
 from jaxserve.weights.gguf_families import GGUFFamily
+from jaxserve.weights.gguf_ranking import RANK_TENSOR, SCORE_TENSOR
 
-TOP_NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+DENSE_NAMES = {"dense_2": "2_Dense/linear", "dense_3": "3_Dense/linear"}  # of EmbeddingGemma, over pooled vectors
+TOP_NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head", **DENSE_NAMES}
 LAYER_NAMES = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
@@ -27,6 +29,8 @@ FUSED_EXPERTS = ("ffn_gate_up_exps.weight", "mlp.experts.gate_up_proj")  # as tr
 
 def hf_name(name: str, family: GGUFFamily) -> str:
     """Return a tensor's name in Hugging Face's checkpoints. An unknown name stays, and is reported as surplus."""
+    if name == RANK_TENSOR:
+        return SCORE_TENSOR
     stem, dot, suffix = name.rpartition(".")
     if suffix not in ("weight", "bias"):
         return name

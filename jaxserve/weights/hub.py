@@ -25,8 +25,8 @@ HUB_ID = re.compile(rf"{NAME_PATTERN}/{NAME_PATTERN}")
 HUB_FILE = re.compile(rf"({NAME_PATTERN}/{NAME_PATTERN})/((?:{NAME_PATTERN}/)*{NAME_PATTERN}\.gguf)")
 HUB_QUANT = re.compile(rf"({NAME_PATTERN}/{NAME_PATTERN}):({NAME_PATTERN})")
 ALLOW_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.model", "tokenizer.model.v*", "*.txt", "*.tiktoken"]
-# Copies for other programs.
-IGNORE_PATTERNS = ["*/*.json", "*/*.safetensors", "*/*.txt", "*/*.model*", "consolidated*"]
+# Copies for other programs. Folders that begin with a digit are modules of sentence-transformers, such as 1_Pooling.
+IGNORE_PATTERNS = ["[!0-9]*/*.json", "[!0-9]*/*.safetensors", "[!0-9]*/*.txt", "[!0-9]*/*.model*", "consolidated*"]
 
 
 def is_hub_name(model: str) -> bool:

@@ -7,6 +7,7 @@ holes, and that type times shape is the bytes claimed. Layout: https://github.co
 import json
 import logging
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -58,11 +59,14 @@ class StoredTensor:
 
 
 class SafetensorsCheckpoint:
-    """An opened directory in Hugging Face layout."""
+    """An opened directory in Hugging Face layout.
+
+    folders   Those within whose tensors belong to the model; the folder and "/" begin their names.
+    """
 
     has_param_layout = False
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, folders: Sequence[str] = ()) -> None:
         self.path = path
         self.config = read_json(path / "config.json")
         self.generation_config = read_json(path / "generation_config.json", missing_ok=True)
@@ -74,6 +78,8 @@ class SafetensorsCheckpoint:
                     raise BadCheckpoint(f"{path}: tensor {name!r} is in two files, one of them {file.name}.")
                 self._stored[name] = stored
         _check_index(path, index, self._stored)
+        for folder in folders:
+            self._stored |= _read_folder(path, folder)
         self.tensors = {name: stored.info for name, stored in self._stored.items()}
 
     def read(self, name: str, part: Part = ()) -> np.ndarray:
@@ -88,6 +94,18 @@ class SafetensorsCheckpoint:
         """Give back the memory that the tensor's part of the file takes."""
         stored = self._stored[name]
         stored.file.release(stored.offset, stored.info.nbytes)
+
+
+def _read_folder(path: Path, folder: str) -> dict[str, StoredTensor]:
+    """Return the tensors of a folder's model.safetensors, under its name. Raises BadCheckpoint if there is none."""
+    file = path / folder / SINGLE_FILE
+    if Path(folder).is_absolute() or ".." in Path(folder).parts:
+        raise BadCheckpoint(f"{path}: the folder {folder!r} is not in this directory.")
+    if not file.is_file():
+        pickled = any((path / folder).glob("*.bin"))
+        reason = "; what is there is pickled, which can run code: convert it to .safetensors" if pickled else ""
+        raise BadCheckpoint(f"{file} is missing{reason}.")
+    return {f"{folder}/{name}": stored for name, stored in read_file(file).items()}
 
 
 def read_file(path: Path) -> dict[str, StoredTensor]:

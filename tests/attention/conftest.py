@@ -3,6 +3,7 @@
 module → what proves it:
 
     reference, inputs, blocks, cpu, native → test_backends.py, test_freed_pages.py: one contract for all backends
+    whole → test_whole.py
     page_types → test_page_types.py: pages of other types, in all backends
     latent → test_latent.py: the same for latent vectors
     gpu → test_gpu.py

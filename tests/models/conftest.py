@@ -6,7 +6,12 @@ module → what proves it:
     moe_values, latent_values, mamba2_values → test_parity.py, test_architectures.py
     spec, attention_spec, latent_spec, latent_attention, decoder, cost →
         test_specs.py, test_decoder.py, test_lowered.py
-    family → test_published_sizes.py, test_specs.py
+    family, origins → test_published_sizes.py, test_specs.py
+    gemma4 → test_gemma4.py
+    encoder, encoder_spec, encoder_family, encoders, pooled_decoder, pooling_spec, bert, roberta, distilbert →
+        pooling/test_encoders.py, pooling/test_decoders.py, pooling/test_rerankers.py
+    modernbert → pooling/test_modernbert.py
+    dense_params, and layers/dense, engine/dense_files, engine/sentence_transformers → pooling/test_dense.py
     the module of each family →
         test_parity.py, test_published_sizes.py, test_smollm2.py, test_gemma3_270m.py
     text_part → test_text_part.py

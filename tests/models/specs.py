@@ -63,10 +63,11 @@ SIZES = {
     *((LayerSpec, name) for name in ("attention", "mlp")),
     (MLPSpec, "hidden"),
     (LayerSpec, "is_beside_previous"),
-    (DecoderSpec, "num_labels"),
+    (DecoderSpec, "dense"),
+    (DecoderSpec, "is_bidirectional"),
 }
 """Fields that are sizes, names or other specs, which every spec has; one that Falcon-H1 shows, since it concerns the
-layer before, too; and the score head of models that classify, which has no logits and is shown in tests/pooling."""
+layer before, too; and those of models that pool, which have no logits and are shown in tests/pooling."""
 
 CHANGES: dict[type, list[dict[str, Any]]] = {
     DecoderSpec: [
@@ -96,6 +97,8 @@ CHANGES: dict[type, list[dict[str, Any]]] = {
         {"is_parallel": True, "has_two_norms": True},
         {"residual_multiplier": 0.5},
         {"has_output_scale": True},
+        {"skips_attention_norm": True},
+        {"skips_attention_norm": True, "norm_place": "sandwich"},
     ],
     AttentionSpec: [
         {"scale": 0.6},
@@ -315,16 +318,18 @@ def _fitting(mlp: MLPSpec | MoESpec, *, is_parallel: bool, has_mlp: bool) -> MLP
 
 
 _LAYERS = builds(
-    lambda place, mlp, has_mlp, **values: LayerSpec(
+    lambda place, mlp, has_mlp, skips_norm, **values: LayerSpec(
         norm_place=place[0],
         is_parallel=place[1] > 0,
         has_two_norms=place[1] > 1,
         mlp=_fitting(mlp, is_parallel=place[1] > 0, has_mlp=has_mlp),
+        skips_attention_norm=skips_norm and place in (("pre", 0), ("sandwich", 0)),
         **values,
     ),
     attention=_ATTENTIONS | _LATENTS,
     mlp=_MLPS | _MIXTURES,
     has_mlp=sampled_from([True, True, False]),
+    skips_norm=booleans(),
     place=st.tuples(sampled_from(get_args(NormPlace)), just(0)) | sampled_from([("pre", 1), ("pre", 2)]),
     residual_multiplier=sampled_from([1.0, 0.5]),
     has_output_scale=booleans(),

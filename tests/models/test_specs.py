@@ -21,6 +21,7 @@ from jaxserve.layers.norms import NormSpec
 from jaxserve.models import registry
 from jaxserve.models.cost import decoder_cost
 from jaxserve.models.family import EXPERTS, LATENT, SANDWICH, DecoderFamily, named
+from jaxserve.models.latent_spec import LatentAttentionSpec
 from jaxserve.models.shared_keys_spec import SharedKeysSpec
 from jaxserve.models.spec import AttentionSpec, DecoderSpec, LayerSpec, MLPSpec, MoESpec
 from tests.models import plain_decoder
@@ -37,6 +38,7 @@ from tests.models.specs import (
 )
 
 CLAMPED = ClampedSwiGLU(alpha=1.7, limit=0.3)
+LATENT_LAYERS = PLAIN_BASES[LatentAttentionSpec].layers
 TOKENS = np.random.default_rng(1).integers(0, PLAIN.vocab_size, 24).tolist()
 TOLERANCE = 1e-4
 SWITCHED = [(kind, values) for kind, changes in CHANGES.items() for values in changes]
@@ -136,9 +138,12 @@ def test_every_leaf_is_loaded_and_counted(spec):
     ("kind", "values", "message"),
     [
         (DecoderSpec, {"has_head_bias": True, "tie_embeddings": True}, "has_head_bias is True with tie"),
+        (DecoderSpec, {"is_bidirectional": True, "layers": LATENT_LAYERS}, "is_bidirectional is True with layers that"),
         (LayerSpec, {"has_two_norms": True}, "has_two_norms is True without"),
         (LayerSpec, {"attention": SharedKeysSpec(attention=PLAIN_ATTENTION, layer=0)}, "layer 0 reads keys of layer 0"),
         (LayerSpec, {"is_beside_previous": True}, "layer 0 is beside the previous one"),
+        (LayerSpec, {"skips_attention_norm": True, "norm_place": "post"}, "skips_attention_norm is True; it needs"),
+        (LayerSpec, {"skips_attention_norm": True, "is_parallel": True}, "skips_attention_norm is True; it needs"),
         (LayerSpec, {"mlp": None, "is_parallel": True}, "is_parallel is True without a feed-forward block"),
         (MLPSpec, {"is_gated": False, "gate_multiplier": 0.5}, "gate_multiplier is 0.5 without a gate"),
         (MoESpec, {"is_gated": False, "activation": CLAMPED}, "is_gated is False with a clamped activation"),

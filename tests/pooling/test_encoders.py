@@ -20,7 +20,7 @@ TOLERANCE = 1e-4
 PACKED = writer.Form(
     writer.compressed("pack-quantized", writer.integers(4, "group", group_size=32)), writer.words(group_size=32)
 )
-FAMILIES = ("Bert", "Roberta", "XLMRoberta", "DistilBert")
+FAMILIES = ("Bert", "Roberta", "XLMRoberta", "DistilBert", "ModernBert")
 # RoBERTa's positions count behind the padding id.
 LONGEST = {"Roberta": 70, "XLMRoberta": 70}
 
@@ -133,10 +133,10 @@ class TestBert:
             (bert_path / "modules.json").unlink()
 
     def test_what_is_not_computed_is_refused_by_name(self, bert_path):
-        modules = '[{"idx": 0, "path": "", "type": "x.Transformer"}, {"idx": 1, "path": "2_Dense", "type": "x.Dense"}]'
+        modules = '[{"idx": 0, "path": "", "type": "x.Transformer"}, {"idx": 1, "path": "1_LSTM", "type": "x.LSTM"}]'
         (bert_path / "modules.json").write_text(modules)
         try:
-            with pytest.raises(BadCheckpoint, match="has a module Dense, which is not computed here"):
+            with pytest.raises(BadCheckpoint, match="has a module LSTM, which is not computed here"):
                 LLM(str(bert_path), **SETTINGS)
         finally:
             (bert_path / "modules.json").unlink()

@@ -48,6 +48,9 @@ def write(
     metadata: dict[str, Any] | None = None,
     blocks: dict[str, tuple[Kind, np.ndarray]] | None = None,
     tensors_of_part: int = 0,
+    arch: gguf.MODEL_ARCH | None = None,
+    own: dict[str, np.ndarray] | None = None,
+    general: dict[str, str] | None = None,
 ) -> Path:
     """Write the file and return its path.
 
@@ -55,13 +58,20 @@ def write(
     metadata   further keys of the architecture, or other values; None: no such key
     tensors_of_part  the model is cut into files of so many tensors; 0: it is not
     blocks     type and bytes of tensors, by the names in the file, instead of their values
+    arch       of the file, where the model_type does not say
+    own        further tensors, by the names in the file
+    general    further keys that are not the architecture's
     """
-    arch = ARCHITECTURES[config["model_type"]]
+    arch = arch or ARCHITECTURES[config["model_type"]]
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[arch], split_max_tensors=tensors_of_part)
     for key, value in (keys_of(config) | (metadata or {})).items():
         add = {str: writer.add_string, int: writer.add_uint32, float: writer.add_float32, bool: writer.add_bool}
         if value is not None:
             (writer.add_array if isinstance(value, list) else add[type(value)])(f"{writer.arch}.{key}", value)
+    for key, text in (general or {}).items():
+        writer.add_string(key, text)
+    for name, value in (own or {}).items():
+        writer.add_tensor(name, value)
     names = gguf.get_tensor_name_map(arch, config["num_hidden_layers"])
     for name, value in stacked(config, tensors, is_old).items():
         stored = name if name.startswith(("blk.", "rope_")) else names.get_name(name, (".weight", ".bias"))

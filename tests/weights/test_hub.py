@@ -36,8 +36,10 @@ def hub(tmp_path_factory):
     whole = {path.name: path.read_bytes() for path in model.iterdir()}
     others = {"tokenizer.json": b"{}", "chat_template.jinja": b"x", "pytorch_model.bin": b"code", "README.md": b"#"}
     copies = {"onnx/config.json": b"{}", "original/consolidated.safetensors": b"x", "consolidated.safetensors": b"x"}
+    modules = {"modules.json": b"[]", "1_Pooling/pooling.json": b"{}", "2_Dense/dense.safetensors": b"x"}
     repositories = {
         "org/whole": whole | others | copies,
+        "org/embedder": whole | copies | modules,
         "org/secret": whole,
         "org/packed": {"a.gguf": GGUF, "config.json": b"{}"},
         "org/choice": {"a.gguf": GGUF, "b.gguf": GGUF},
@@ -65,7 +67,7 @@ def resolve(hub, home: Path, *names: str, **settings: str) -> dict[str, dict]:
 
 WANTED = ["chat_template.jinja", "config.json", "model.safetensors", "tokenizer.json"]
 QUANTS = ["org/quants-GGUF:Q8_0", "org/quants-GGUF:q4_k_m"]
-KNOWN = ["org/whole@v1", "org/packed", "org/choice/b.gguf", *QUANTS]
+KNOWN = ["org/whole@v1", "org/embedder", "org/packed", "org/choice/b.gguf", *QUANTS]
 UNKNOWN = {
     "org/ghost": "org/ghost is no directory here, and the hub has no such model",
     "org/whole@v9": "The hub has no org/whole at revision 'v9'",
@@ -95,6 +97,11 @@ def test_a_model_is_fetched_with_progress_and_without_what_is_not_wanted(found, 
     assert Path(model["path"]).is_relative_to(home)
     size = sum((Path(model["path"]) / name).stat().st_size for name in WANTED)
     assert model["heard"] == [["download", size, size]]
+
+
+def test_modules_of_sentence_transformers_are_fetched_with_the_model(found):
+    own = {"modules.json", "pooling.json", "dense.safetensors"}
+    assert set(found["org/embedder"]["files"]) == {"config.json", "model.safetensors"} | own
 
 
 @pytest.mark.parametrize("name", ["org/packed", "org/choice/b.gguf", *QUANTS])
