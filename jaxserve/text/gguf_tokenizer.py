@@ -1,7 +1,7 @@
 """Build a tokenizer from the metadata of a GGUF file: vocabulary, merges or scores, token types, chat template.
 
-Two values of tokenizer.ggml.model are supported: `gpt2`, byte-level BPE with merges and the pre-tokenization of
-tokenizer.ggml.pre; and `llama`, SentencePiece BPE with scores and byte fallback. Others are refused by name.
+Three values of tokenizer.ggml.model are supported: `gpt2`, byte-level BPE with merges and the pre-tokenization of
+tokenizer.ggml.pre; `llama`, SentencePiece BPE with scores and byte fallback; and `bert`, WordPiece. Others are refused.
 Keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
@@ -13,6 +13,7 @@ from tokenizers import AddedToken, decoders, normalizers
 from tokenizers.models import BPE
 
 from jaxserve.errors import BadCheckpoint
+from jaxserve.text.gguf_wordpiece import create_wordpiece, set_pair_processor
 from jaxserve.text.pretokenizers import PRE_TOKENIZATIONS, PreTokenization
 from jaxserve.text.sentencepiece_model import (
     CONTROL,
@@ -97,19 +98,29 @@ def build_tokenizer(metadata: dict[str, Any], path: Path) -> TokenizerParts:
     Raises BadCheckpoint with the name of what is missing or not supported.
     """
     model = metadata.get("tokenizer.ggml.model")
-    if model not in ("gpt2", "llama"):
+    if model not in ("gpt2", "llama", "bert"):
         raise BadCheckpoint(
-            f"{path.name} has a tokenizer of the kind {str(model)[:200]!r}; known are 'gpt2' and 'llama'. Use a "
-            "directory with tokenizer.json, named by --tokenizer."
+            f"{path.name} has a tokenizer of the kind {str(model)[:200]!r}; known are 'gpt2', 'llama' and 'bert'."
+            " Use a directory with tokenizer.json, named by --tokenizer."
         )
     vocabulary = GgufVocabulary(metadata, path)
+    if model == "bert":
+        backend = _wordpiece(vocabulary)
+        _add_tokens(backend, vocabulary)
+        _surround(backend, vocabulary)
+        return _make_parts(backend, vocabulary, metadata)
     backend, adds_bos = _byte_level(vocabulary) if model == "gpt2" else (_sentencepiece(vocabulary), True)
     _add_tokens(backend, vocabulary)
-    named = {name: token for name, key in _NAMED_IDS.items() if (token := vocabulary.token_named(key))}
-    bos, eos = named.get("bos_token"), named.get("eos_token")
+    bos, eos = vocabulary.token_named("bos_token_id"), vocabulary.token_named("eos_token_id")
     with_bos = bos and vocabulary.get("add_bos_token", adds_bos)
     with_eos = eos and vocabulary.get("add_eos_token", False)
     set_post_processor(backend, bos[0] if bos and with_bos else None, eos[0] if eos and with_eos else None)
+    return _make_parts(backend, vocabulary, metadata)
+
+
+def _make_parts(backend: tokenizers.Tokenizer, vocabulary: GgufVocabulary, metadata: dict[str, Any]) -> TokenizerParts:
+    named = {name: token for name, key in _NAMED_IDS.items() if (token := vocabulary.token_named(key))}
+    bos, eos = named.get("bos_token"), named.get("eos_token")
     return TokenizerParts(
         backend=backend,
         special_tokens={name: piece for name, (piece, _) in named.items()},
@@ -117,6 +128,20 @@ def build_tokenizer(metadata: dict[str, Any], path: Path) -> TokenizerParts:
         bos_token_id=bos[1] if bos else None,
         chat_templates=_chat_templates(metadata),
     )
+
+
+def _wordpiece(vocabulary: GgufVocabulary) -> tokenizers.Tokenizer:
+    unknown = vocabulary.token_named("unknown_token_id") or ("[UNK]", 0)
+    return create_wordpiece(vocabulary.tokens, vocabulary.types, unknown[0])
+
+
+def _surround(backend: tokenizers.Tokenizer, vocabulary: GgufVocabulary) -> None:
+    """Make `backend` put BERT's tokens around texts. Raises BadCheckpoint if they are not named."""
+    first = vocabulary.token_named("cls_token_id") or vocabulary.token_named("bos_token_id")
+    separator = vocabulary.token_named("seperator_token_id") or vocabulary.token_named("eos_token_id")
+    if first is None or separator is None:
+        raise vocabulary.error("tokenizer.ggml.cls_token_id or seperator_token_id is missing")
+    set_pair_processor(backend, first, separator)
 
 
 def _byte_level(vocabulary: GgufVocabulary) -> tuple[tokenizers.Tokenizer, bool]:

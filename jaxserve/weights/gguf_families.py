@@ -29,6 +29,23 @@ POST_NORM_NAMES = {
 UNGATED_NAMES = {"ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj"}
 FUSED_NAMES = {"attn_qkv": "self_attn.qkv_proj", "ffn_up": "mlp.gate_up_proj"}
 
+BERT_TOP_NAMES = {
+    "token_embd": "embeddings.word_embeddings",
+    "position_embd": "embeddings.position_embeddings",
+    "token_types": "embeddings.token_type_embeddings",
+    "token_embd_norm": "embeddings.LayerNorm",
+}
+BERT_NAMES = {
+    "attn_q": "attention.self.query",
+    "attn_k": "attention.self.key",
+    "attn_v": "attention.self.value",
+    "attn_output": "attention.output.dense",
+    "attn_output_norm": "attention.output.LayerNorm",
+    "ffn_up": "intermediate.dense",
+    "ffn_down": "output.dense",
+    "layer_output_norm": "output.LayerNorm",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class GGUFFamily:
@@ -39,6 +56,7 @@ class GGUFFamily:
     is_permuted              rows of queries and keys lie in the order of interleaved rotation
     norm_offset              norms are stored as the checkpoint's plus this
     names                    layers' tensors that are called otherwise than usual
+    top_names, layer         other names of tensors outside layers, and of a layer; None, and the usual one: a decoder's
     layer_norm_eps           what config.json calls the epsilon of LayerNorms; None: norms are RMSNorms
     """
 
@@ -49,6 +67,8 @@ class GGUFFamily:
     norm_offset: float = 0.0
     names: Mapping[str, str] = field(default_factory=dict)
     layer_norm_eps: str | None = None
+    top_names: Mapping[str, str] | None = None
+    layer: str = "model.layers.{}."
 
 
 def _biases(metadata: GGUFMetadata, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
@@ -211,7 +231,26 @@ def _starcoder2(
     }
 
 
+def _bert(metadata: GGUFMetadata, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """BERT, and RoBERTa, whose table of positions is cut so that the first row is that of the first token."""
+    metadata.get(".attention.causal", lambda value: value is False, "false: tokens see those behind them", False)
+    tables = {"max_position_embeddings": "position_embd.weight", "type_vocab_size": "token_types.weight"}
+    if missing := [name for name in tables.values() if len(shapes.get(name, ())) != 2]:
+        raise BadCheckpoint(f"{metadata.path}: tensor {missing[0]!r} is missing or not a table.")
+    absent = dict.fromkeys(("num_key_value_heads", "head_dim", "rope_theta", "tie_word_embeddings"))
+    return absent | {key: shapes[name][0] for key, name in tables.items()} | {"hidden_act": "gelu"}
+
+
 FAMILIES: dict[str, GGUFFamily] = {
+    "bert": GGUFFamily(
+        "BertModel",
+        "bert",
+        _bert,
+        names=BERT_NAMES,
+        layer_norm_eps="layer_norm_eps",
+        top_names=BERT_TOP_NAMES,
+        layer="encoder.layer.{}.",
+    ),
     "gemma2": GGUFFamily("Gemma2ForCausalLM", "gemma2", _gemma2, norm_offset=1.0, names=SANDWICH_NAMES),
     "gemma-embedding": GGUFFamily(
         "Gemma3TextModel", "gemma3_text", _gemma_embedding, norm_offset=1.0, names=SANDWICH_NAMES

@@ -34,12 +34,13 @@ def hf_name(name: str, family: GGUFFamily) -> str:
     stem, dot, suffix = name.rpartition(".")
     if suffix not in ("weight", "bias"):
         return name
-    if stem in TOP_NAMES:
-        return TOP_NAMES[stem] + dot + suffix
+    top_names = family.top_names or TOP_NAMES
+    if stem in top_names:
+        return top_names[stem] + dot + suffix
     layer, _, rest = stem.removeprefix("blk.").partition(".")
     if not stem.startswith("blk.") or not _is_number(layer):
         return name
-    prefix = f"model.layers.{layer}."
+    prefix = family.layer.format(layer)
     layer_name = family.names.get(rest) or LAYER_NAMES.get(rest)
     if layer_name:
         return f"{prefix}{layer_name}.{suffix}"

@@ -77,6 +77,33 @@ def test_embeddinggemma_embeds_as_in_transformers(has_dense, tmp_path):
     np.testing.assert_allclose(pool_whole(path, PROMPTS), expected, atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("kind", [gguf.GGMLQuantizationType.F32, gguf.GGMLQuantizationType.Q8_0])
+def test_bert_embeds_as_in_transformers(kind, tmp_path):
+    """Also from blocks that stay packed, which are coarser."""
+    network = make("BertModel")
+    network.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors = {name: value for name, value in tensors.items() if not name.startswith("pooler.")}
+    config = network.config.to_dict() | {"num_key_value_heads": 4, "rope_parameters": {"rope_type": "default"}}
+    config["rope_parameters"]["rope_theta"] = 1.0
+    absent = {"attention.head_count_kv": None, "rope.freq_base": None}
+    keys = {"pooling_type": 2, "attention.causal": False} | absent
+    path = gguf_writer.write(tmp_path / "model.gguf", config, tensors, metadata=keys, kind=kind)
+    prompts = [[2, 9, 3], [2, *range(5, 45), 3]]
+    expected = [hidden_vectors(network, ids)[0] for ids in prompts]
+    tolerance = TOLERANCE if kind == gguf.GGMLQuantizationType.F32 else 0.2
+    np.testing.assert_allclose(pool_whole(path, prompts), expected, atol=tolerance)
+
+
+def test_a_bert_without_types_of_tokens_is_refused(tmp_path):
+    config = make("BertModel").config.to_dict() | {"num_key_value_heads": 4}
+    config["rope_parameters"] = {"rope_type": "default", "rope_theta": 1.0}
+    tables = {name: np.zeros((80, 32), np.float32) for name in ("word_embeddings", "position_embeddings")}
+    tensors = {f"embeddings.{name}.weight": value for name, value in tables.items()}
+    with pytest.raises(BadCheckpoint, match=r"tensor 'token_types\.weight' is missing or not a table"):
+        open_task(gguf_writer.write(tmp_path / "model.gguf", config, tensors))
+
+
 @pytest.fixture(scope="module")
 def reranker():
     return make("Qwen3ForCausalLM", tie_word_embeddings=True)

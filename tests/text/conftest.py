@@ -12,7 +12,7 @@ module → what proves it:
     added_tokens → test_added_tokens.py
     turn_ends → test_turn_ends.py
     tokenizer_writer → test_tokenizer_writer.py
-    gguf_tokenizer, pretokenizers → test_gguf_tokenizer.py
+    gguf_tokenizer, gguf_wordpiece, pretokenizers → test_gguf_tokenizer.py
     sentencepiece_model → test_sentencepiece_model.py
     tiktoken_files → test_tiktoken_files.py
     detokenizer, token_bytes → test_detokenizer.py

@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer as Backend
+from tokenizers import normalizers, pre_tokenizers, processors
+from tokenizers.models import WordPiece
 
 from jaxserve.errors import BadCheckpoint
 from jaxserve.text.gguf_tokenizer import build_tokenizer
@@ -62,6 +65,50 @@ def test_sentencepiece_ids_are_the_original_s(text):
     assert REBUILT["llama"].decode(ids) == FALLBACK.decode(ids, skip_special_tokens=False)
 
 
+SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+PIECES = [*"helowrd,!a", *(f"##{each}" for each in "helowrd"), "hello", "##ld", "wor", "日"]
+
+
+def wordpiece(*more: str) -> Backend:
+    backend = Backend(WordPiece({piece: id for id, piece in enumerate([*SPECIALS, *PIECES, *more])}, unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=not more)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.add_special_tokens(SPECIALS)
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return backend
+
+
+def wordpiece_metadata(backend: Backend) -> dict:
+    """What llama.cpp's converter writes: words begin with a space, and what follows has no mark."""
+    pieces = sorted(backend.get_vocab().items(), key=lambda item: item[1])
+    tokens = [
+        piece if piece in SPECIALS else piece[2:] if piece.startswith("##") else f"▁{piece}" for piece, _ in pieces
+    ]
+    fields = {"model": "bert", "tokens": tokens, "token_type": [3 if each in SPECIALS else 1 for each in tokens]}
+    fields |= {"unknown_token_id": 1, "cls_token_id": 2, "seperator_token_id": 3, "padding_token_id": 0}
+    return {f"tokenizer.ggml.{key}": value for key, value in fields.items()}
+
+
+UNCASED, CASED = wordpiece(), wordpiece("H", "World")
+OF_UNCASED, OF_CASED = wordpiece_metadata(UNCASED), wordpiece_metadata(CASED)
+
+
+@given(st.text() | st.text("héllo wórld, HW日[SEP]!"))
+def test_wordpiece_ids_are_the_original_s(text):
+    for original, values in ((UNCASED, OF_UNCASED), (CASED, OF_CASED)):
+        rebuilt = build_tokenizer(values, FILE).backend
+        assert rebuilt.encode(text).ids == original.encode(text).ids
+        pair, expected = rebuilt.encode(text, "hello"), original.encode(text, "hello")
+        assert (pair.ids, pair.type_ids) == (expected.ids, expected.type_ids)
+
+
+def test_wordpiece_without_the_tokens_around_a_text_is_refused():
+    with pytest.raises(BadCheckpoint, match=r"cls_token_id or seperator_token_id is missing"):
+        build_tokenizer({key: value for key, value in OF_CASED.items() if "cls" not in key}, FILE)
+
+
 def test_special_tokens_and_ids_come_from_the_metadata():
     tokenizer = REBUILT["gpt2"]
     assert tokenizer.special_tokens == {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
@@ -109,7 +156,7 @@ def test_texts_are_cut_as_by_the_models_that_carry_the_rule(name, texts, cuts):
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({"model": "bert"}, "bert"),
+        ({"model": "t5"}, "t5"),
         ({"pre": "unheard-of"}, "unheard-of"),
         ({"tokens": None}, "tokens"),
         ({"token_type": [1]}, "token_type"),

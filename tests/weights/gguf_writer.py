@@ -15,6 +15,7 @@ from gguf import GGMLQuantizationType as Kind
 from tests.weights.tiny import permuted
 
 ARCHITECTURES = {
+    "bert": gguf.MODEL_ARCH.BERT,
     "gemma2": gguf.MODEL_ARCH.GEMMA2,
     "gemma3_text": gguf.MODEL_ARCH.GEMMA3,
     "granite": gguf.MODEL_ARCH.GRANITE,
