@@ -12,7 +12,7 @@ module → what proves it:
     gguf, gguf_header, gguf_metadata, gguf_names, gguf_rope → test_gguf.py
     gguf_config, gguf_families → test_gguf_families.py
     gguf_files → test_gguf_files.py
-    gguf_ranking, and engine/gguf_pooling → pooling/test_gguf.py
+    gguf_ranking, and engine/gguf_pooling → pooling/test_gguf_pooling.py
     float4 → test_float4.py
     mxfp4 → test_mxfp4.py
     peft, peft_config → test_peft.py
