@@ -13,7 +13,8 @@ from pathlib import Path
 from pydantic import BaseModel
 
 RECORD = Path(__file__).resolve().parents[1] / "tests" / "data" / "vllm" / "fields.json"
-VERSION_FILE, PARAMETERS_FILE = "vllm/_version.py", "vllm/sampling_params.py"
+VERSION_FILE = "vllm/_version.py"
+OTHER_FILES = ("vllm/sampling_params.py", "vllm/entrypoints/generate/generative_scoring/serving.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ def pairs() -> dict[str, tuple[type[BaseModel], tuple[str, ...]]]:
     from server.schemas.completions import CompletionRequest
     from server.schemas.constraint_fields import StructuredOutputsJson
     from server.schemas.generation import StreamOptions
+    from server.schemas.generative_scoring import GenerativeScoringRequest
     from server.schemas.messages import CountTokensRequest, MessagesRequest
     from server.schemas.pooling import ClassifyRequest, EmbeddingRequest, RerankRequest, ScoreRequest
     from server.schemas.responses import ResponsesRequest
@@ -57,6 +59,7 @@ def pairs() -> dict[str, tuple[type[BaseModel], tuple[str, ...]]]:
         "/v1/classify": (ClassifyRequest, ("ClassificationCompletionRequest", "ClassificationChatRequest")),
         "/v1/score": (ScoreRequest, ("ScoreTextRequest",)),
         "/v1/rerank": (RerankRequest, ("RerankRequest",)),
+        "/generative_scoring": (GenerativeScoringRequest, ("GenerativeScoringRequest",)),
         "/tokenize": (TokenizeRequest, ("TokenizeCompletionRequest", "TokenizeChatRequest")),
         "/detokenize": (DetokenizeRequest, ("DetokenizeRequest",)),
     }
@@ -100,7 +103,7 @@ def _read_files(path: Path) -> Iterator[tuple[str, str]]:
 
 def _is_wanted(name: str) -> bool:
     is_protocol = name.startswith("vllm/entrypoints/") and name.endswith("/protocol.py")
-    return is_protocol or name in (VERSION_FILE, PARAMETERS_FILE)
+    return is_protocol or name in (VERSION_FILE, *OTHER_FILES)
 
 
 def _list_fields(name: str, classes: Mapping[str, ast.ClassDef]) -> set[str]:

@@ -25,6 +25,7 @@ from server.routes import (
     control,
     debug,
     docs,
+    generative_scoring,
     invocations,
     messages,
     models,
@@ -71,7 +72,7 @@ def create_app(llm: AsyncLLM, config: ServerConfig) -> Quart:
     state = ServerState(llm, config)
     app.extensions[STATE_KEY] = state
     app.request_class = make_request_class(state.body_meter)
-    generating = (chat, completions, responses, messages, invocations, pooling)
+    generating = (chat, completions, responses, messages, invocations, pooling, generative_scoring)
     for module in (*generating, render, models, adapters, tokens, operations, control, debug, page, docs):
         app.register_blueprint(module.make_blueprint(state))
     _add_hooks(app, state)

@@ -30,6 +30,7 @@ from server.request_slots import RequestSlot, RequestSlots
 from server.responses.store import ResponseStore
 from server.schemas.checks import check_label
 from server.schemas.generation import GenerationRequest
+from server.schemas.generative_scoring import GenerativeScoringRequest
 from server.schemas.pooling import PooledRequest
 from server.tool_metrics import ToolMetrics
 from server.tracing import RequestTracer
@@ -122,7 +123,7 @@ class ServerState:
         trace = None if self.tracer is None else self.tracer.begin(quart.request.headers)
         return self.slots.admit(num_generations, param, self.auth.identify(quart.request), trace)
 
-    def get_cache_salt(self, request: GenerationRequest | PooledRequest) -> str | None:
+    def get_cache_salt(self, request: GenerationRequest | PooledRequest | GenerativeScoringRequest) -> str | None:
         """Return the salt of cached prefixes: the client's, and with --isolate-cache-per-key its key, too.
 
         The client's has no slash, so that no two pairs give the same.
@@ -143,7 +144,7 @@ class ServerState:
             log.info("request %s: prompt tokens %s, %.2000s", sanitize(request_id), sizes[:10], jobs[0].params)
         return slot.start(self.llm, request_id, jobs, constraint_field)
 
-    def check_headers(self, request: GenerationRequest | PooledRequest) -> int | None:
+    def check_headers(self, request: GenerationRequest | PooledRequest | GenerativeScoringRequest) -> int | None:
         """Check the request headers that stand for fields; X-Vllm-Priority replaces `request.priority`.
 
         Returns the replica that X-data-parallel-rank asks for, None for any.

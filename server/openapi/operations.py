@@ -11,6 +11,7 @@ from server.schemas.batch_chat import BatchChatRequest
 from server.schemas.chat import ChatRequest
 from server.schemas.completions import CompletionRequest
 from server.schemas.control import AbortRequest
+from server.schemas.generative_scoring import GenerativeScoringRequest
 from server.schemas.invocations import InvocationRequest
 from server.schemas.messages import CountTokensRequest, MessagesRequest
 from server.schemas.pooling import ClassifyRequest, EmbeddingRequest, RerankRequest, ScoreRequest
@@ -264,6 +265,14 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         HEADER_PARAMETERS,
     ),
     **POOLING_OPERATIONS,
+    ("POST", "/generative_scoring"): Operation(
+        "Generation",
+        "Score items by how probable a token is behind a query and each of them",
+        generation_replies.GenerativeScores,
+        GenerativeScoringRequest,
+        example={"query": "Is it a colour? ", "items": ["Blue.", "Seven."], "label_token_ids": [1, 2]},
+        parameters=HEADER_PARAMETERS,
+    ),
     ("POST", "/v1/chat/completions/render"): Operation(
         "Generation",
         "Render a conversation as a prompt, without running it",

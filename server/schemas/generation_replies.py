@@ -248,6 +248,25 @@ class CompletionJson(TypedDict):
     metrics: RequestMetrics | None
 
 
+class LabelScore(TypedDict):
+    """The score of one item."""
+
+    index: int
+    object: Literal["score"]
+    score: Annotated[float, describe("The probability of the first label.")]
+
+
+class GenerativeScores(TypedDict):
+    """The scores of the items, in their order."""
+
+    id: str
+    object: Literal["list"]
+    created: int
+    model: str
+    data: list[LabelScore]
+    usage: UsageJson
+
+
 class CompletionChunkChoice(TypedDict):
     """A part of one answer to one prompt."""
 

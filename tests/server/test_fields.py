@@ -17,6 +17,7 @@ from server.schemas.constraint_fields import ResponseFormat, StructuredOutputsJs
 from server.schemas.control import AbortRequest
 from server.schemas.fields import SupportStatus, get_rows
 from server.schemas.generation import GenerationRequest, StreamOptions
+from server.schemas.generative_scoring import GenerativeScoringRequest
 from server.schemas.invocations import InvocationRequest
 from server.schemas.messages import (
     CountTokensRequest,
@@ -44,7 +45,7 @@ REQUESTS = (
     DetokenizeRequest,
     AbortRequest,
 )
-REQUESTS += (EmbeddingRequest, ClassifyRequest, ScoreRequest, RerankRequest)
+REQUESTS += (GenerativeScoringRequest, EmbeddingRequest, ClassifyRequest, ScoreRequest, RerankRequest)
 NESTED = (Message, StreamOptions, StructuredOutputsJson, ResponseFormat, ReasoningOptions, TextOptions, TextFormat)
 NESTED += (Tool, FunctionJson, MessageParam, ThinkingOptions, ToolChoiceJson, OutputConfig, OutputFormat)
 ROWS = [(schema, field) for schema in (*REQUESTS, *NESTED) for field in sorted(get_rows(schema))]
