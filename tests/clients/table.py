@@ -43,7 +43,7 @@ OPENAI = ("openai==3.57.0",)
 OPENAI_NODE = ("openai@7.57.0",)
 AGENTS = ("openai-agents==0.24.0",)
 LANGCHAIN = ("langchain-openai==1.7.4", "langchain-anthropic==1.7.10")
-LITELLM = ("litellm==1.110.2",)
+LITELLM = ("litellm==1.110.2", "fastapi==0.163.2")  # its streams of messages import that
 INSTRUCTOR = ("instructor==1.17.0",)
 VERCEL = ("ai@7.0.173", "@ai-sdk/openai-compatible@3.0.92", "@ai-sdk/openai@4.0.118", "@ai-sdk/anthropic@4.0.105")
 CLIENTS = (
