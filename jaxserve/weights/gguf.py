@@ -88,8 +88,9 @@ class GGUFCheckpoint:
         return split_blocks(raw.reshape(-1, raw.shape[-2] * raw.shape[-1]), kind)
 
     def kind_of(self, name: str) -> PackedKind | None:
-        """Return the packed form that holds the tensor's blocks as they are; None if there is none."""
-        return TYPE_KINDS.get(self._stored[name].ggml_type)
+        """Return the packed form that holds the tensor's blocks as they are; None if there is none, or no tensor."""
+        tensor = self._stored.get(name)
+        return None if tensor is None else TYPE_KINDS.get(tensor.ggml_type)
 
     def type_of(self, name: str) -> str:
         """Return the name of the tensor's type, such as Q4_K."""

@@ -80,7 +80,7 @@ class BlockCheckpoint(Checkpoint, Protocol):
     """An opened .gguf file, whose tensors may be of types that have blocks."""
 
     def kind_of(self, name: str) -> PackedKind | None:
-        """Return the packed form that holds the tensor's blocks as they are; None if there is none."""
+        """Return the packed form that holds the tensor's blocks as they are; None if there is none, or no tensor."""
         ...
 
     def type_of(self, name: str) -> str:

@@ -21,6 +21,7 @@ from jaxserve.engine import build as build_module
 from jaxserve.engine.executor import Executor
 from jaxserve.text import deadline
 from jaxserve.weights import safetensors
+from scripts.reliability_checks.damaged_models import write_sound
 from server import cli
 from tests.models.tiny import write
 from tests.weights import tiny
@@ -142,6 +143,16 @@ def test_a_config_that_was_made_from_a_gguf_file_is_named_after_it(start, tmp_pa
     odd = {"llama.attention.key_length": 7, "llama.attention.value_length": 7, "llama.rope.dimension_count": 7}
     code, said = start(tiny.write_gguf(tmp_path / "odd.gguf", tiny.weights(), metadata=odd))
     assert (code, said.partition(":")[0]) == (cli.EX_CONFIG, "config.json, made from odd.gguf")
+
+
+def test_a_gguf_file_without_one_of_its_tensors_is_named(sound, start, tmp_path) -> None:
+    *_, file = write_sound(sound, tmp_path)
+    assert start(file) == (0, "")
+    content = bytearray(file.read_bytes())
+    content[8:16] = (int.from_bytes(content[8:16], "little") - 1).to_bytes(8, "little")  # the number of tensors
+    file.write_bytes(content)
+    code, said = start(file)
+    assert (code, "model.gguf" in said, "\n" in said) == (cli.EX_CONFIG, True, False)
 
 
 JSON_VALUES = st.sampled_from([None, True, -1, 0, 10**9, 10**30, 1.5, "", "x", [], [1], ["x"], {}, {"x": 1}, "\ud800"])
