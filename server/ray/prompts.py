@@ -7,6 +7,7 @@ replica, which says what is wrong.
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from jaxserve import PromptHasher, PromptPages
 
 log = logging.getLogger(__name__)
+
+_ANY_LENGTH = sys.maxsize  # of the model, which bounds answers; a prompt is the same for any
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +81,12 @@ def _read_chat(body: bytes, config: ServerConfig) -> ReadPrompt:
 
 def _read_messages(body: bytes, config: ServerConfig) -> ReadPrompt:
     request = validate_body(MessagesRequest, parse_json(body, config.max_json_nodes))
-    return _make_read(map_messages(request, config, has_reasoning=False).chat, config)
+    return _make_read(map_messages(request, config, has_reasoning=False, max_model_len=_ANY_LENGTH).chat, config)
 
 
 def _read_responses(body: bytes, config: ServerConfig) -> ReadPrompt:
-    mapped = map_request(validate_body(ResponsesRequest, parse_json(body, config.max_json_nodes)), (), config)
+    request = validate_body(ResponsesRequest, parse_json(body, config.max_json_nodes))
+    mapped = map_request(request, (), config, _ANY_LENGTH)
     if mapped.grammar_tool is not None:
         config = replace(config, exclude_tools_when_tool_choice_none=False)
     return _make_read(mapped.chat, config)
