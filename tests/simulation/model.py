@@ -160,7 +160,7 @@ class SimulatedModel:
         self, config: EngineConfig, progress: Any = None
     ) -> tuple[tuple[LoadedEngine, ...], TextComponents, AdapterRegistry]:
         """Make one engine, the text side, and no adapters."""
-        spec: Any = SimpleNamespace(vocab_size=VOCAB, width=64)
+        spec: Any = SimpleNamespace(vocab_size=VOCAB, pooled_width=64)
         text = TextComponents.from_model(CheckedModel(config, spec, Path("simulated"), {}, {}, {}), self.tokenizer)
         groups = self._make_groups()
         self.engine = self._make_engine(config, groups, text.output_planner.trackers)
