@@ -66,14 +66,14 @@ def _is_alike(said: int, planned: int) -> bool:
     return abs(said - planned) <= SIZING_ERROR * planned + STATE_SLACK
 
 
-def _packed_sizes(weights: tuple[Any, ...]) -> set[int]:
-    """Return the numbers of values of each packed weight on a device."""
-    return {
-        math.prod(weight.data.sharding.shard_shape(weight.data.shape))
-        * (2 * weight.data.dtype.itemsize if weight.kind == "int4" else 1)
-        for weight in weights
-        if isinstance(weight, ScaledWeight)
-    }
+def _packed_sizes(weights: tuple[Any, ...]) -> dict[int, set[int]]:
+    """Return the number of values of each packed weight on a device, and in how many numbers such are packed."""
+    sizes: dict[int, set[int]] = {}
+    for weight in weights:
+        if isinstance(weight, ScaledWeight):
+            num = math.prod(weight.data.sharding.shard_shape(weight.data.shape))
+            sizes.setdefault(num * (2 * weight.data.dtype.itemsize if weight.kind == "int4" else 1), set()).add(num)
+    return sizes
 
 
 def is_large(shape: tuple[int, ...], *, layer_sizes: set[int], rows: int, vocab_sizes: set[int]) -> bool:

@@ -3,7 +3,7 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
 from typing import NamedTuple
 
 # Not copy-start, with which a TPU brings what it computes with into its vector memory.
@@ -20,8 +20,8 @@ ITEM_BYTES = {
 }
 COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
 FUSED = re.compile(r"(?:fusion|reduce|map|scatter|sort)\(.*(?:calls|to_apply)=%?([\w.\-]+)")
-_WIDE = re.compile(r"^\s*(?:ROOT )?%?[\w.\-]+ = (bf16|f16|f32)\[([\d,]*)\]\S* ([\w\-]+)\(")
-_NOT_STORED = {"parameter", "bitcast", "get-tuple-element", "constant"}
+_ARRAY = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (\w+)\[([\d,]*)\]\S* ([\w\-]+)\((.*)$")
+_WIDE, _NOT_STORED = {"bf16", "f16", "f32"}, {"parameter", "bitcast", "get-tuple-element", "constant"}
 
 
 class Instruction(NamedTuple):
@@ -42,22 +42,46 @@ def instructions(text: str) -> Iterator[Instruction]:
             yield Instruction(operation, tuple(int(size) for size in sizes.split(",") if size))
 
 
-def find_expanded(text: str, sizes: Container[int]) -> dict[str, int]:
-    """Return how often wide floats of these numbers of values are stored: packed weights that were expanded.
+def find_expanded(text: str, packed: Mapping[int, Container[int]]) -> dict[str, int]:
+    """Return how often packed weights are stored as wide floats.
 
-    What a fusion computes on the way is not stored, and parameters are not computed.
+    These are made of as many narrow numbers as hold the weight, and not by a product: activations may have as many
+    values as some weight has. What a fusion computes on the way is not stored, and parameters are not computed.
+
+    packed   the number of a weight's values → in how many numbers such weights are packed
     """
-    fused, counts, is_fused = set(FUSED.findall(text)), Counter[str](), False
+    fused, multiplying, is_fused = set(FUSED.findall(text)), _list_multiplying(text), False
+    narrow, counts = dict[str, int](), Counter[str]()
     for line in text.splitlines():
         if header := COMPUTATION.match(line):
             is_fused = header.group(1) in fused
-        match = None if is_fused else _WIDE.match(line)
-        if match is None or match.group(3) in _NOT_STORED:
+        match = None if is_fused else _ARRAY.match(line)
+        if match is None:
             continue
-        shape = tuple(int(size) for size in match.group(2).split(",") if size)
-        if math.prod(shape) in sizes:
-            counts[f"{match.group(1)}{list(shape)} by {match.group(3)}"] += 1
+        name, kind, sizes, operation, rest = match.groups()
+        shape = [int(size) for size in sizes.split(",") if size]
+        if kind not in _WIDE:
+            narrow[name] = math.prod(shape)
+            continue
+        called = re.search(r"calls=%?([\w.\-]+)", rest)
+        is_product = operation in ("dot", "custom-call") or (called is not None and called.group(1) in multiplying)
+        if is_product or operation in _NOT_STORED:
+            continue
+        operands = re.findall(r"%?([\w.\-]+)", rest.split(")")[0])
+        if any(narrow.get(operand, 0) in packed.get(math.prod(shape), ()) for operand in operands):
+            counts[f"{kind}{shape} by {operation}"] += 1
     return dict(counts)
+
+
+def _list_multiplying(text: str) -> set[str]:
+    """Return the computations that have a product."""
+    current, found = "", set[str]()
+    for line in text.splitlines():
+        if header := COMPUTATION.match(line):
+            current = header.group(1)
+        elif " dot(" in line:
+            found.add(current)
+    return found
 
 
 def count_collectives(text: str) -> dict[str, list[int]]:
