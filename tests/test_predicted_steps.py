@@ -71,6 +71,29 @@ ENTRY %main (x: bf16[ROWS,4096], w: bf16[4096,1024]) -> f32[ROWS,1024] {
 """
 
 
+EXPERTS = """
+ENTRY %main (x: bf16[32,64], gate: bf16[8,64,256]) -> bf16[1,176,256] {
+  %x = bf16[32,64]{1,0} parameter(0)
+  %gate = bf16[8,64,256]{2,1,0} parameter(1)
+  %up = bf16[8,64,256]{2,1,0} parameter(2)
+  %i = s32[11]{0} parameter(3)
+  %num = s32[1]{0} parameter(4)
+  %row = s32[176]{0} parameter(5)
+  ROOT %y = bf16[1,176,256]{2,1,0} custom-call(%x, %gate, %up, %i, %num, /*index=5*/%row), custom_call_target="t", \
+operand_layout_constraints={bf16[32,64]{1,0}, bf16[8,64,256]{2,1,0}, bf16[8,64,256]{2,1,0}, s32[11]{0}, s32[1]{0}, \
+s32[176]{0}}, metadata={op_name="_run_layer/mlp/expert_matmul/pallas_call"}
+}
+"""
+
+
+@pytest.mark.parametrize("is_slow", [False, True])
+def test_experts_on_a_gpu_take_the_time_of_their_bytes_or_of_their_rows_products(is_slow):
+    target = SimpleNamespace(platform="gpu", bytes_per_s=1.0, flops_per_s=1.0 if is_slow else 1e9)
+    layers, _ = read_costs(EXPERTS, target)
+    num_bytes = 2 * (32 * 64 + 2 * 8 * 64 * 256 + 176 * 256) + 4 * (11 + 1 + 176)
+    assert layers == Costs(matmul_s=2 * 176 * 2 * 64 * 256 if is_slow else num_bytes, num_operations=1)
+
+
 @pytest.mark.parametrize("rows", [32, 32768])
 def test_a_product_of_a_gpu_takes_the_time_of_its_bytes_or_of_what_it_multiplies(rows):
     text = GPU_PROGRAM.replace("[32,", f"[{rows},")

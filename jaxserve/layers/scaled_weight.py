@@ -1,13 +1,13 @@
 """Weights as accelerators multiply them: numbers of few bits, and float32 scales that the products are multiplied with.
 
 int8 and fp8 (e4m3) have a scale for each output, int4 one for each output of a group of inputs. A product converts the
-numbers to the type of the activations. XLA for TPU and for GPU does so inside of the product, and of int4 on GPUs a
-kernel (int4_gpu.py): no expanded weight is ever stored. `scripts/device compile --quantization` looks for one in the
-compiled programs.
+numbers to the type of the activations. XLA for TPU and for GPU does so inside of the product; on GPUs a kernel of ours
+does so for int4 (int4_gpu.py), and one for experts (experts_gpu.py): no expanded weight is ever stored.
+`scripts/device compile --quantization` looks for one in the compiled programs.
 
 A number is at most half a step from the weight that was rounded: 1/254 of the output's largest in int8, 1/14 of the
 group's in int4, 1/16 of itself in fp8. With `rounds_activations` those of a row are rounded to fp8 by one scale, too,
-and both operands are multiplied as they are (Hopper and later).
+and both operands are multiplied as they are (Hopper and later; not by experts).
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ import ml_dtypes
 import numpy as np
 from jax import Array, lax
 
-from jaxserve.layers.int4_gpu import BlockExperts, Codes, int4_expert_matmul, int4_matmul
+from jaxserve.layers.int4_gpu import Codes, int4_matmul
 
 ScaledKind: TypeAlias = Literal["int8", "fp8", "int4"]
 DTYPES: dict[ScaledKind, np.dtype] = {
@@ -34,7 +34,7 @@ GROUP_INPUTS = (128, 64, 32)  # of int4; the first that divides the inputs of a 
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["data", "scale"],
+    data_fields=["data", "scale", "zero"],
     meta_fields=["kind", "is_table", "rounds_activations", "has_kernel"],
 )
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,7 @@ class ScaledWeight:
                          second half. With a kernel it is uint16 [groups, out, a quarter of a group], and four bits are
                          a number of each quarter, the lowest of the first
     scale                float32 [out]; of int4 [groups, out]
+    zero                 uint8 [groups, out]: what stands for 0 in int4; None: 8 does
     kind                 the type of the numbers
     is_table             the weight is a table
     rounds_activations   activations are rounded to fp8 for the product
@@ -58,6 +59,7 @@ class ScaledWeight:
     is_table: bool = False
     rounds_activations: bool = False
     has_kernel: bool = False
+    zero: Any = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -75,7 +77,8 @@ class ScaledWeight:
     @property
     def form(self) -> "ScaledForm":
         """The way in which it is multiplied."""
-        return ScaledForm(self.rounds_activations, self.has_kernel)
+        group = self.group if self.kind == "int4" else None
+        return ScaledForm(self.rounds_activations, self.has_kernel, group, self.zero is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,16 +87,20 @@ class ScaledForm:
 
     rounds_activations   those of fp8 weights are rounded to fp8, too
     has_kernel           int4 has a kernel, and lies as this wants it
+    group                groups of int4 divide so many inputs, as where a file has scales for these; None: any
+    has_zeros            groups of int4 have zero points
     """
 
     rounds_activations: bool = False
     has_kernel: bool = False
+    group: int | None = None
+    has_zeros: bool = False
 
 
 def choose_group(num_inputs: int, form: ScaledForm) -> int | None:
-    """Return the inputs of a group of int4 that divides so many; None if no group does."""
+    """Return the inputs of a group of int4 that divides so many, and those of the form; None if no group does."""
     sizes = GROUP_INPUTS[:2] if form.has_kernel else GROUP_INPUTS  # a tensor core wants 16 inputs of a quarter
-    return next((size for size in sizes if num_inputs % size == 0), None)
+    return next((size for size in sizes if not num_inputs % size and not (form.group or 0) % size), None)
 
 
 def abstract_scaled(
@@ -116,10 +123,12 @@ def abstract_scaled(
         data_shape, scale_shape = (*experts, first // group, *matrix), (*experts, first // group, last)
     else:
         data_shape, scale_shape = tuple(shape), (*experts, width_out)
-    rounds = form.rounds_activations and kind == "fp8" and not is_table  # logits decide between tokens that are close
+    # Not before logits, which decide between tokens that are close, nor for experts, whose kernel converts the weights.
+    rounds = form.rounds_activations and kind == "fp8" and not is_table and not experts
     dtype = np.dtype(np.uint16) if has_kernel else DTYPES[kind]
     data, scale = jax.ShapeDtypeStruct(data_shape, dtype), jax.ShapeDtypeStruct(scale_shape, np.float32)
-    return ScaledWeight(data, scale, kind, is_table, rounds, has_kernel)
+    zero = jax.ShapeDtypeStruct(scale_shape, np.uint8) if form.has_zeros and kind == "int4" else None
+    return ScaledWeight(data, scale, kind, is_table, rounds, has_kernel, zero)
 
 
 def scaled_matmuls(x_TI: Array, *weights: ScaledWeight) -> tuple[Array, ...]:
@@ -133,7 +142,7 @@ def scaled_matmuls(x_TI: Array, *weights: ScaledWeight) -> tuple[Array, ...]:
 
 def _multiply_int4(x_TI: Array, *weights: ScaledWeight) -> tuple[Array, ...]:
     def run_kernel(x_TI: Array, *weights: ScaledWeight) -> tuple[Array, ...]:
-        return int4_matmul(x_TI, *(Codes(weight.data[None], weight.scale[None]) for weight in weights))
+        return int4_matmul(x_TI, *(take_codes(jax.tree.map(lambda part: part[None], weight)) for weight in weights))
 
     def run_reference(x_TI: Array, *weights: ScaledWeight) -> tuple[Array, ...]:
         return tuple(scaled_matmul(x_TI, weight).astype(x_TI.dtype) for weight in weights)
@@ -141,9 +150,9 @@ def _multiply_int4(x_TI: Array, *weights: ScaledWeight) -> tuple[Array, ...]:
     return lax.platform_dependent(x_TI, *weights, cuda=run_kernel, default=run_reference)
 
 
-def scaled_expert_matmul(x_SI: Array, blocks: BlockExperts, *weights: ScaledWeight, rows: int) -> tuple[Array, ...]:
-    """Return the products [S, out] of blocks of rows with the weights of their experts, which have a kernel."""
-    return int4_expert_matmul(x_SI, blocks, *(Codes(weight.data, weight.scale) for weight in weights), rows=rows)
+def take_codes(weight: ScaledWeight) -> Codes:
+    """Return stacked int4 weights as their kernel wants them."""
+    return Codes(weight.data, weight.scale, weight.zero)
 
 
 def scaled_matmul(x_TI: Array, weight: ScaledWeight) -> Array:
@@ -171,7 +180,8 @@ def scaled_matmul(x_TI: Array, weight: ScaledWeight) -> Array:
 def _split_bits(weight: ScaledWeight) -> list[Array]:
     """Return the numbers of the first and of each other part of the groups, int8 [groups, inputs of a part, out]."""
     data = jnp.swapaxes(weight.data, -1, -2) if weight.has_kernel else weight.data
-    return [(data >> shift & 15).astype(jnp.int8) - 8 for shift in range(0, 8 * data.dtype.itemsize, 4)]
+    zero = 8 if weight.zero is None else weight.zero[..., None, :].astype(jnp.int8)
+    return [(data >> shift & 15).astype(jnp.int8) - zero for shift in range(0, 8 * data.dtype.itemsize, 4)]
 
 
 def round_to_fp8(x_TI: Array) -> tuple[Array, Array]:
@@ -201,8 +211,10 @@ def find_scales(value: np.ndarray, weight: ScaledWeight) -> np.ndarray:
     return (largest / np.float32(LARGEST[weight.kind])).astype(np.float32)
 
 
-def round_values(value: np.ndarray, scale: np.ndarray, weight: ScaledWeight) -> np.ndarray:
-    """Return the numbers of values float32, in the layout of the weight's data. scale: of their outputs."""
+def round_values(
+    value: np.ndarray, scale: np.ndarray, weight: ScaledWeight, zero: np.ndarray | None = None
+) -> np.ndarray:
+    """Return the numbers of values float32, in the layout of the weight's data. scale, zero: of their outputs."""
     if weight.kind == "int4":
         *experts, _, width_out = value.shape
         value = value.reshape(*experts, -1, weight.group, width_out)
@@ -211,12 +223,11 @@ def round_values(value: np.ndarray, scale: np.ndarray, weight: ScaledWeight) -> 
         value = value * (inverse[..., None] if weight.is_table else inverse[..., None, :])
         if weight.kind == "fp8":
             return np.clip(value, -LARGEST["fp8"], LARGEST["fp8"]).astype(DTYPES["fp8"])
-        largest = LARGEST[weight.kind]
-        code = np.clip(np.rint(value), -largest - 1, largest).astype(np.int8)
-    if weight.kind == "int8":
-        return code
+        if weight.kind == "int8":
+            return np.clip(np.rint(value), -128, 127).astype(np.int8)
+        code = np.rint(value) + (8 if zero is None else zero[..., None, :])
     dtype = weight.data.dtype
-    parts = np.split((code + 8).astype(dtype), 2 * dtype.itemsize, axis=-2)
+    parts = np.split(np.clip(code, 0, 15).astype(dtype), 2 * dtype.itemsize, axis=-2)
     data = reduce(np.bitwise_or, (part << 4 * index for index, part in enumerate(parts)))
     return data.swapaxes(-1, -2) if weight.has_kernel else data
 

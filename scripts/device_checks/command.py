@@ -8,8 +8,8 @@ missing can lie unpacked in a directory named by PYTHONPATH. Without flax, contr
 Parts, in order; all if none is named. Each is a process of its own, so that a kernel that crashes or hangs costs only
 its part:
 
-    contract     products of int4 weights, and every attention backend for this device, compiled, against the reference
-                 in float32 and bfloat16
+    contract     products of int4 weights and of experts, and every attention backend for this device, compiled, against
+                 the reference in float32 and bfloat16
     machine      bytes and products per second of this device
     llama8b      decode and prefill steps at Llama-3.1-8B's shape, random weights, in percent of the floor
     sampler      a token from 128k logits
@@ -20,7 +20,8 @@ its part:
 
 `scripts/device compile` compiles for accelerators that are not there; see scripts/device compile --help;
 `scripts/device kernels` predicts the time of attention on TPUs from compiled kernels, and `scripts/device gpu_kernels`
-how near those for GPUs come to the hardware's limits, `scripts/device gpu_products` those of int4 weights.
+how near those for GPUs come to the hardware's limits, `scripts/device gpu_products` those of int4 weights, and
+`scripts/device gpu_experts` those of experts.
 
 The floor of a step: the time to read the weights once or to compute its products, whichever is longer, plus the time
 to read the live context once. A short table comes last; --json keeps every record, rewritten after each. --tiny runs
@@ -136,6 +137,10 @@ def main(words: Sequence[str]) -> int:
         from scripts.device_checks import gpu_products
 
         return gpu_products.main(words[1:])
+    if words[:1] == ["gpu_experts"]:
+        from scripts.device_checks import gpu_experts
+
+        return gpu_experts.main(words[1:])
     if words[:1] == ["gpu_kernels"]:
         from scripts.device_checks import gpu_kernels
 

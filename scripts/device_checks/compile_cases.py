@@ -54,6 +54,7 @@ SHORT = (
     Case("h200x1", "Llama-3.1-8B", ("decode 32", "prefill 512"), layers=1, quantization="int4"),
     Case("h200x1", "gpt-oss-20b", ("decode 32", "prefill 512")),  # sinks, windows, experts, heads of 64
     Case("h100x8", "Llama-3.1-70B", ("decode 256",)),  # collectives
+    Case("h100x8", "Qwen3-30B-A3B", ("decode 32",), layers=1),  # parts of experts
     Case("a100x1", "Qwen3-0.6B", ("decode 32", "prefill 512")),  # other tensor cores
     Case("l4x1", "Qwen3-0.6B", ("decode 32", "prefill 512")),  # less shared memory
 )

@@ -11,8 +11,8 @@ _ENTRY = re.compile(r"\.entry\s+(\w+)")
 _THREADS = re.compile(r"\.(?:reqntid|maxntid)\s+(\d+)")
 _WORST_FIRST = ("spill_bytes", "registers", "shared_bytes")
 # Names of kernels in jaxserve/attention/gpu, as far as they multiply or copy pages, and in jaxserve/layers.
-PRODUCTS = re.compile(r"decode|prefill|split|tile|attend|int4")
-OURS = re.compile(r"page|decode|prefill|attend|split|tile|write|latent|combine|merge|int4")
+PRODUCTS = re.compile(r"decode|prefill|split|tile|attend|int4|expert")
+OURS = re.compile(r"page|decode|prefill|attend|split|tile|write|latent|combine|merge|int4|expert")
 
 
 def read_kernels(directory: Path, architecture: str) -> dict[str, Record]:

@@ -82,6 +82,13 @@ def tensor_cycles(loop: Counter[str], gpu: Gpu) -> float:
     return total
 
 
+def loop_times(kernel: KernelCode, loop: Counter[str], turns: float, gpu: Gpu) -> tuple[float, float]:
+    """Return the seconds that the instructions and the products of a loop take in so many turns of a multiprocessor."""
+    warps = kernel.launch.threads // 128  # of a part of a multiprocessor
+    cycles = turns * warps * sum(loop.values()), turns * warps * tensor_cycles(loop, gpu)
+    return cycles[0] / gpu.product_hz, cycles[1] / gpu.product_hz
+
+
 def _cost(loop: Counter[str]) -> float:
     """Return the issue cycles of a turn, for one warp."""
     exps = sum(number for name, number in loop.items() if name.startswith("MUFU"))

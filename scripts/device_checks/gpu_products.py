@@ -25,7 +25,7 @@ from typing import Any
 from jaxserve.parallel.gpus import GPUS, Gpu
 from jaxserve.parallel.targets import TARGETS, describe_devices
 from scripts.device_checks.gpu_code import KernelCode, read_kernels
-from scripts.device_checks.gpu_prediction import LAUNCH_S, tensor_cycles
+from scripts.device_checks.gpu_prediction import LAUNCH_S, loop_times
 from scripts.device_checks.report import Record
 
 GROUP = 128
@@ -75,7 +75,7 @@ def compile_call(call: Call, rows: int, gpu: Gpu, device: Any, directory: Path) 
 
 def predict(kernel: KernelCode, call: Call, rows: int, gpu: Gpu) -> Record:
     """Return the facts of a kernel and its predicted share of the GPU's limits."""
-    from jaxserve.layers.int4_gpu import OUTPUTS
+    from jaxserve.layers.gpu_tiles import OUTPUTS
 
     blocks, tiles, splits = kernel.launch.grid
     values, width_out = call.width_in * sum(call.widths_out), sum(call.widths_out)
@@ -86,9 +86,7 @@ def predict(kernel: KernelCode, call: Call, rows: int, gpu: Gpu) -> Record:
     loop = max(kernel.loops, key=lambda loop: sum(loop.values()))
     programs = blocks * tiles * splits
     turns = -(-call.width_in // GROUP // splits) * -(-programs // gpu.num_processors)
-    warps = kernel.launch.threads // 128  # of a part of a multiprocessor
-    issue_s = turns * warps * sum(loop.values()) / gpu.product_hz
-    tensor_s = turns * warps * tensor_cycles(loop, gpu) / gpu.product_hz
+    issue_s, tensor_s = loop_times(kernel, loop, turns, gpu)
     record: Record = {
         "outcome": "failed" if kernel.spill_bytes else "passed",
         "grid": list(kernel.launch.grid),

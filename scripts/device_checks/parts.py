@@ -58,7 +58,7 @@ def within(setting: Setting, records: Iterator[Record]) -> Iterator[Record]:
 
 
 def contract(setting: Setting) -> Iterator[Record]:
-    """Products of int4 weights, and attention by every backend that claims this platform, against the reference."""
+    """Products of int4 weights and experts, and attention by every backend for this platform, against the reference."""
     platform = jax.default_backend()
     cases = product_cases.TINY if setting.tiny else product_cases.CASES
     products = product_cases.run(cases, platform, is_interpreted=setting.tiny)

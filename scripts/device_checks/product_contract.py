@@ -1,4 +1,4 @@
-"""The products of int4 weights by the kernel for GPUs, compiled on the device at hand and held to float32.
+"""The products of int4 weights and of experts by kernels for GPUs, compiled on the device at hand and held to float32.
 
 Used by scripts/device.
 """
@@ -11,7 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxserve.layers.int4_gpu import BlockExperts, Codes, int4_expert_matmul, int4_matmul
+from jaxserve.layers.experts_gpu import ExpertWeight, expert_matmul
+from jaxserve.layers.gpu_tiles import BlockExperts
+from jaxserve.layers.int4_gpu import Codes, int4_expert_matmul, int4_matmul
 from scripts.device_checks.contract import TOLERANCE
 
 GROUP = 128
@@ -22,7 +24,8 @@ class Case:
     """Weights [in, out] that share an input.
 
     experts   So many weights are stacked, and each block of 16 rows has one of them; 0: there is one.
-    group     Inputs of a group.
+    group     Inputs of a group of int4.
+    kind      Of the numbers: int4, that of the activations (""), or a dtype of 8 bits.
     """
 
     rows: int
@@ -30,12 +33,13 @@ class Case:
     widths_out: tuple[int, ...]
     experts: int = 0
     group: int = GROUP
+    kind: str = "int4"
 
     @property
     def name(self) -> str:
         """What the record is called."""
         experts = f", {self.experts} experts" if self.experts else ""
-        return f"{self.rows} rows, {self.width_in} to {'+'.join(map(str, self.widths_out))}{experts}"
+        return f"{self.rows} rows, {self.width_in} to {'+'.join(map(str, self.widths_out))}{experts}, {self.kind}"
 
 
 CASES = (
@@ -43,13 +47,20 @@ CASES = (
     Case(17, 2880, (4096, 2880), group=64),
     Case(300, 1024, (200,)),
     Case(64, 2048, (768, 768), experts=8),
+    *(Case(64, 2880, (2880, 768), experts=8, kind=kind) for kind in ("", "int8", "float8_e4m3fn")),
+    Case(2048, 1032, (200,), experts=8, kind=""),
 )
-TINY = (Case(5, 256, (200,)), Case(32, 128, (64,), experts=2))
+TINY = (
+    Case(5, 256, (200,)),
+    Case(32, 128, (64,), experts=2),
+    Case(32, 72, (40,), experts=2, kind=""),
+    Case(32, 72, (40,), experts=2, kind="int8"),
+)
 
 
 def run(cases: tuple[Case, ...], platform: str, *, is_interpreted: bool = False) -> Iterator[dict[str, Any]]:
     """Yield a record for each dtype and case; on other platforms than GPUs only if it is interpreted."""
-    about = {"kind": "contract", "backend": "int4"}
+    about = {"kind": "contract", "backend": "products"}
     if platform != "gpu" and not is_interpreted:
         yield about | {"outcome": "skipped", "why": f"not made for {platform}"}
         return
@@ -69,13 +80,14 @@ def compare(case: Case, dtype: str, *, is_interpreted: bool) -> float:
     """Return the greatest difference from the products of the dequantised weights, which are about 1."""
     rng = np.random.default_rng(case.rows)
     x_TI = jnp.asarray(rng.standard_normal((case.rows, case.width_in), np.float32), dtype)
-    weights = [draw_codes(rng, case, width_out) for width_out in case.widths_out]
+    weights = [draw_weight(rng, case, width_out, dtype) for width_out in case.widths_out]
     if case.experts:
         expert_X = rng.integers(0, case.experts, case.rows // 16).astype(np.int32)
         blocks = BlockExperts(jnp.asarray(expert_X), jnp.asarray([len(expert_X)], jnp.int32))
-        outputs = jax.jit(
-            lambda *args: int4_expert_matmul(args[0], blocks, *args[1:], rows=16, interpret=is_interpreted)
-        )(x_TI, *weights)
+        product: Any = int4_expert_matmul if case.kind == "int4" else expert_matmul
+        outputs = jax.jit(lambda *args: product(args[0], blocks, *args[1:], rows=16, interpret=is_interpreted))(
+            x_TI, *weights
+        )
         expert_T = np.repeat(expert_X, 16)
     else:
         outputs = jax.jit(lambda *args: int4_matmul(*args, interpret=is_interpreted))(x_TI, *weights)
@@ -90,16 +102,26 @@ def compare(case: Case, dtype: str, *, is_interpreted: bool) -> float:
     return float(max(errors, key=lambda error: (np.isnan(error), error)))
 
 
-def draw_codes(rng: np.random.Generator, case: Case, width_out: int) -> Codes:
-    """Return a weight of any codes."""
+def draw_weight(rng: np.random.Generator, case: Case, width_out: int, dtype: str) -> Codes | ExpertWeight:
+    """Return a weight of any numbers. dtype: of the activations."""
+    if case.kind != "int4":
+        value_EIO = rng.uniform(-1, 1, (case.experts, case.width_in, width_out)).astype(np.float32)
+        scale = np.float32(1.7 / case.width_in**0.5)
+        if not case.kind:
+            return ExpertWeight(jnp.asarray(value_EIO * scale, dtype))
+        scale_EO = np.full((case.experts, width_out), scale / 100, np.float32)
+        return ExpertWeight(jnp.asarray(100 * value_EIO).astype(case.kind), jnp.asarray(scale_EO))
     shape = (max(1, case.experts), case.width_in // case.group, width_out)
     scale = rng.uniform(0.5, 1.5, shape).astype(np.float32) / np.float32(4.6 * case.width_in**0.5)
     words = rng.integers(0, 2**16, (*shape, case.group // 4), np.uint16)
     return Codes(jnp.asarray(words), jnp.asarray(scale))
 
 
-def dequantize(weight: Codes) -> np.ndarray:
-    """Return the values [experts, in, out] on the host, as `Codes` documents them."""
+def dequantize(weight: Codes | ExpertWeight) -> np.ndarray:
+    """Return the values [experts, in, out] on the host, as the classes document them."""
+    if isinstance(weight, ExpertWeight):
+        value_EIO = np.asarray(weight.data_EIO).astype(np.float32)
+        return value_EIO if weight.scale_EO is None else value_EIO * np.asarray(weight.scale_EO)[:, None]
     word_EGOQ = np.asarray(weight.data_EGOQ)
     parts = [(word_EGOQ >> shift & 15).astype(np.float32) - 8 for shift in (0, 4, 8, 12)]
     value_EGOI = np.concatenate(parts, axis=-1) * np.asarray(weight.scale_EGO)[..., None]

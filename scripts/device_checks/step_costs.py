@@ -9,7 +9,8 @@
     operations    All other instructions: their operands and results in memory, once. Of those that gather or scatter
                   the largest array is not counted, in which they touch a few rows, and the rest counts twice.
 
-Kernels (attention, and the write of pages) are left out. Loops count once.
+The kernel of experts on GPUs is a product: it is taken to read all of them, and to multiply the rows that only fill up
+blocks, too. Other kernels (attention, and the write of pages) are left out. Loops count once.
 """
 
 import math
@@ -156,6 +157,9 @@ def cost_operation(operation: Operation, target: Any) -> Costs:
         return Costs(prefetch_bytes=max(fetched, default=0))
     if match := _COLLECTIVE.match(opcode):
         return Costs(collective_s=_time_collective(match[1], results, target), num_operations=1)
+    if opcode == "custom-call" and "expert_matmul" in text:
+        seconds = max(_count_bytes(operation) / target.bytes_per_s, _count_expert_flops(text) / target.flops_per_s)
+        return Costs(matmul_s=seconds, num_operations=1)
     if opcode == "custom-call" and ("tpu_custom_call" in text or "xla.gpu.triton" in text or "ConcatBitcast" in text):
         return Costs()
     if "COST_MODEL_TYPE_CLASSIC" in text and (cycles := _CYCLES.search(text)):
@@ -166,6 +170,14 @@ def cost_operation(operation: Operation, target: Any) -> Costs:
         seconds = max(_count_bytes(operation) / target.bytes_per_s, operation.flops / target.flops_per_s)
         return Costs(matmul_s=seconds, num_operations=1)
     return Costs(operation_bytes=_count_bytes(operation), num_operations=1)
+
+
+def _count_expert_flops(text: str) -> int:
+    """Return what a kernel of experts multiplies: every row with the matrices of one expert."""
+    operands = text.split("operand_layout_constraints={")[1].split("}}")[0]
+    shapes = [(kind, [int(size) for size in sizes.split(",") if size]) for kind, sizes, _ in _ARRAY.findall(operands)]
+    rows = [sizes[0] for kind, sizes in shapes if kind == "s32"][2:] or shapes[0][1][:1]
+    return sum(2 * rows[0] * math.prod(sizes[1:]) for _, sizes in shapes if len(sizes) == 3)
 
 
 def _count_bytes(operation: Operation) -> int:

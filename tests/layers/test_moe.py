@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from transformers.models.phimoe.modeling_phimoe import sparsemixer
 
 from jaxserve.layers import quant
+from jaxserve.layers.experts import Experts, group_by_expert, native_products, ragged_products
 from jaxserve.layers.mlp import ClampedSwiGLU
-from jaxserve.layers.moe import Experts, MoE, RouterSpec, group_by_expert, native_products, ragged_products, route
+from jaxserve.layers.moe import MoE, RouterSpec, route
 from jaxserve.native import library
 from tests.models.plain_decoder import choose_experts
 from tests.models.specs import EXPERTS, ROUTERS
