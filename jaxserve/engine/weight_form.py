@@ -1,6 +1,6 @@
 """The form of the weights in memory: plain, packed as the settings ask, or with the codes that the file has.
 
-With `auto`, what a quantised checkpoint holds as integers stays so where there are kernels for it, and so does what a
+With `auto`, what a quantised checkpoint holds as integers stays so where there are products for it, and so does what a
 .gguf file or `jaxserve convert` holds in blocks that have products. Of the weights only scales of integers are rounded,
 to float16; everything else is plain. `blocks` is what `auto` is for blocks, and refused where they cannot stay.
 """
@@ -8,6 +8,7 @@ to float16; everything else is plain. `blocks` is what `auto` is for blocks, and
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import gcd
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from jaxserve.config import EngineConfig, Quantization, QuantizationChoice
 from jaxserve.errors import BadConfig
 from jaxserve.layers.block_forms import FORMS, PackedKind
 from jaxserve.layers.param_spec import ParamPath, ParamSpec, RowBlocks
-from jaxserve.layers.scaled_weight import ScaledForm, ScaledKind
+from jaxserve.layers.scaled_weight import GROUP_INPUTS, ScaledForm, ScaledKind, choose_group
 from jaxserve.models.partition import check_partition
 from jaxserve.models.spec import DecoderSpec
 from jaxserve.native import library
@@ -163,26 +164,52 @@ def _most_inputs(kinds: Mapping[ParamPath, PackedKind]) -> int:
 def _keep_scales(
     checkpoint: QuantizedCheckpoint | OrbaxCheckpoint, params: Mapping[ParamPath, ParamSpec], placement: Placement
 ) -> WeightForm:
-    """Return the form for an accelerator, which multiplies the file's numbers if outputs have one scale each."""
+    """Return the form for an accelerator, which multiplies the file's numbers if outputs have one scale each.
+
+    Or if they are int4, and the kernel for NVIDIA GPUs takes their groups.
+    """
     has_fp8 = placement.platform != "gpu" or _multiplies_fp8(placement)
-    products = {kind for kind in PRODUCTS.get(placement.platform, {}) if kind != "fp8" or has_fp8}
-    found = {
-        path: find_stored_scales(checkpoint, find_origin(checkpoint, path, param))
-        for path, param in params.items()
-        if param.is_packable
-    }
-    kinds: dict[ParamPath, ScaledKind] = {
-        path: stored[0] for path, stored in found.items() if stored is not None and stored[0] in products
-    }
+    kinds, groups, is_fp8, has_zeros = dict[ParamPath, ScaledKind](), [], False, False
+    for path, param in params.items():
+        stored = find_stored_scales(checkpoint, find_origin(checkpoint, path, param)) if param.is_packable else None
+        if stored is None or stored.kind not in PRODUCTS.get(placement.platform, {}):
+            continue
+        kind = stored.kind
+        is_fp8 |= kind == "fp8"
+        if kind == "int4":
+            group = param.shape[-2] // stored.scales.shape[-2]
+            if path[-1] == "table" or not _takes_group(group, param, placement):
+                continue
+            groups.append(group)
+            has_zeros |= stored.zeros is not None
+        if kind != "fp8" or has_fp8:
+            kinds[path] = kind
     if not kinds:
         is_plain = isinstance(checkpoint, OrbaxCheckpoint) and not checkpoint.packed
-        reason = "" if is_plain else f"a {placement.platform} multiplies numbers with one scale for each output"
-        if not has_fp8 and any(stored is not None and stored[0] == "fp8" for stored in found.values()):
+        reason = "" if is_plain else _explain_no_scales(placement)
+        if is_fp8 and not has_fp8:
             reason = f"a gpu multiplies fp8 from compute capability {FP8_CAPABILITY} on"
         return WeightForm("none", reason=reason)
-    quantization = "fp8" if "fp8" in kinds.values() else "int8"
-    form = ScaledForm(_multiplies_fp8(placement))
+    quantization: Quantization = max(set(kinds.values()), key=("int8", "fp8", "int4").index)
+    form = ScaledForm(_multiplies_fp8(placement), bool(groups), gcd(*groups) if groups else None, has_zeros)
     return WeightForm(quantization, kinds, "the numbers of the file", form)
+
+
+def _takes_group(group: int, param: ParamSpec, placement: Placement) -> bool:
+    """Return whether the kernel for NVIDIA GPUs multiplies an int4 weight with scales for so many inputs."""
+    if placement.platform != "gpu" or placement.compute_capability < INT4_CAPABILITY:
+        return False
+    is_split = placement.split_axes(param.axes)[-2] is not None
+    num_inputs = param.shape[-2] // (placement.size if is_split else 1)
+    return choose_group(num_inputs, ScaledForm(has_kernel=True, group=group)) is not None
+
+
+def _explain_no_scales(placement: Placement) -> str:
+    """Return what numbers of a file an accelerator multiplies."""
+    text = f"a {placement.platform} multiplies numbers with one scale for each output"
+    if placement.platform == "gpu" and placement.compute_capability >= INT4_CAPABILITY:
+        text += f", or int4 in groups of {' or '.join(map(str, GROUP_INPUTS[1::-1]))} inputs"
+    return text
 
 
 def _multiplies_fp8(placement: Placement) -> bool:
@@ -270,7 +297,7 @@ def describe_weight_form(form: WeightForm) -> str:
         return f"not packed{reason}"
     if form.scaled is not None:
         groups = "group of inputs" if form.quantization == "int4" else "output"
-        tables = ", tables int8" if form.quantization == "int4" else ""
+        tables = ", tables int8" if form.quantization == "int4" and form.kinds is None else ""
         activations = ", activations in fp8" if form.scaled.rounds_activations and form.quantization == "fp8" else ""
         matrices = "" if form.kinds is None else f" in {len(form.kinds)} matrices"
         text = f"{form.quantization}{matrices} with a scale for each {groups}{tables}{activations}{reason}"

@@ -223,7 +223,8 @@ def _place_scaled(
         data_axes, scale_axes = (*experts, first, *matrix), (*experts, first, last)
     data = jax.ShapeDtypeStruct(whole.data.shape, whole.data.dtype, sharding=placement.split(data_axes))
     scale = jax.ShapeDtypeStruct(whole.scale.shape, np.float32, sharding=placement.split(scale_axes))
-    return replace(whole, data=data, scale=scale)
+    zero = None if whole.zero is None else jax.ShapeDtypeStruct(scale.shape, np.uint8, sharding=scale.sharding)
+    return replace(whole, data=data, scale=scale, zero=zero)
 
 
 def _whole_shape(path: ParamPath, param: ParamSpec, spec: DecoderSpec, num_ranks: int) -> tuple[int, ...]:

@@ -24,7 +24,7 @@ from jaxserve.layers.scaled_weight import ScaledWeight
 from jaxserve.weights.mapped_file import aligned_empty, is_zero_copyable
 from jaxserve.weights.packing import pack_shard
 from jaxserve.weights.protocol import Checkpoint, TensorInfo
-from jaxserve.weights.scaling import WeightRounding, find_stored_scales
+from jaxserve.weights.scaling import WeightRounding, find_stored_scales, fit_scales
 from jaxserve.weights.shards import read_shard
 
 ProgressCallback: TypeAlias = Callable[[str, float, float], None]
@@ -122,13 +122,13 @@ def _load_param(checkpoint: Checkpoint, path: ParamPath, param: ParamSpec, targe
         placed = replace(target, data=_place_shards(target.data, read))
     elif isinstance(target, ScaledWeight):
         origin = find_origin(checkpoint, path, param)
-        kind, scales = find_stored_scales(checkpoint, origin) or (None, None)
-        scales = scales if kind == target.kind else None
-        rounding = WeightRounding(partial(origin.read, checkpoint.read), param, target, scales)
+        stored = fit_scales(find_stored_scales(checkpoint, origin), target)
+        rounding = WeightRounding(partial(origin.read, checkpoint.read), param, target, stored)
         placed = replace(
             target,
             data=_place_shards(target.data, rounding.read_data),
             scale=_place_shards(target.scale, rounding.read_scale),
+            zero=None if target.zero is None else _place_shards(target.zero, rounding.read_zero),
         )
     else:
         placed = _place_shards(target, read)

@@ -81,7 +81,7 @@ class GroupedCodes:
         num_inputs = self.code_OI.shape[1]
         if kind not in ("int8", "int4") or self.bits != FORMS[kind].bits or num_inputs % BLOCK_SIZE:
             return None
-        if kind == "int8" and self.zero_OG is not None and not (self.zero_OG == self._middle).all():
+        if kind == "int8" and not self.is_symmetric:
             return None
         num_blocks, group_B = num_inputs // BLOCK_SIZE, None
         if self.group_I is not None:
@@ -99,6 +99,11 @@ class GroupedCodes:
         zero_OB = self._middle if self.zero_OG is None else _spread(self.zero_OG, group_B, num_blocks)
         minimum_OB = (np.float32(-1) * zero_OB * scale_OB).astype(np.float16)
         return QuantizedBlocks(code_OBK[..., :16] | code_OBK[..., 16:] << 4, half_OB, minimum_OB)
+
+    @property
+    def is_symmetric(self) -> bool:
+        """Whether the middle of the codes is zero in all groups."""
+        return self.zero_OG is None or bool((self.zero_OG == self._middle).all())
 
     @property
     def _middle(self) -> int:

@@ -150,6 +150,23 @@ class QuantizedCheckpoint:
             return None
         return "int8", codes.scale_OG.reshape(-1).astype(np.float32)
 
+    def find_group_scales(self, name: str) -> tuple[np.ndarray, np.ndarray | None] | None:
+        """Return the scales of a matrix of int4 codes, float32 [O, groups], and what means 0, uint8; None: 8 does.
+
+        None if it is not packed so, or if groups are not as many inputs in their order.
+        """
+        packed = self._packed.get(name)
+        if packed is None or len(packed.shape) != 2 or find_kind(packed.scheme, packed.shape[1]) != "int4":
+            return None
+        parts, (num_outputs, num_inputs) = view_parts(self._stored, packed), packed.shape
+        codes = packed.form.read(parts, packed.scheme, slice(0, num_outputs), slice(0, 8))
+        assert isinstance(codes, GroupedCodes)
+        listed = parts.get("group_of_input")
+        in_order = np.arange(num_inputs) // (num_inputs // codes.scale_OG.shape[1])
+        if listed is not None and (listed != in_order).any():
+            return None
+        return codes.scale_OG.astype(np.float32), None if codes.is_symmetric else codes.zero_OG
+
     def release(self, name: str) -> None:
         """Give back the memory that the tensor's parts of the file take."""
         packed = self._packed.get(name)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from math import prod
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,31 +22,71 @@ from jaxserve.weights.shards import find_part
 SLAB_VALUES = 1 << 20  # rounded at a time, so that float32 values of a whole weight are never in memory
 
 
-def find_stored_scales(checkpoint: Checkpoint, origin: Origin) -> tuple[ScaledKind, np.ndarray] | None:
-    """Return type and scales [..., out] of a weight whose numbers the checkpoint has with a scale for each output.
+class StoredScales(NamedTuple):
+    """The scales of a weight's numbers in a checkpoint. Rounding with them gives back the very numbers.
 
-    None if it has others. With these scales rounding gives back the very numbers.
+    scales   float32 [..., out], or [..., groups of inputs, out] of int4
+    zeros    uint8: the codes that mean 0, in the shape of the scales; None: 8 does, or numbers have a sign
     """
+
+    kind: ScaledKind
+    scales: np.ndarray
+    zeros: np.ndarray | None = None
+
+
+def find_stored_scales(checkpoint: Checkpoint, origin: Origin) -> StoredScales | None:
+    """Return the scales that a checkpoint has of a weight; None if its numbers are none that accelerators multiply."""
     if not isinstance(checkpoint, QuantizedCheckpoint):
         return None
-    found = [checkpoint.find_output_scales(source.name) for source in origin.sources]
+    found = [_find_source_scales(checkpoint, source) for source in origin.sources]
     stored = [each for each in found if each is not None]
-    if len(stored) != len(found) or len({kind for kind, _ in stored}) != 1:
+    if len(stored) != len(found) or len({(each.kind, each.scales.shape) for each in stored}) != 1:
         return None
-    scales = [_take_rows(scale_O, source) for (_, scale_O), source in zip(stored, origin.sources, strict=True)]
-    return stored[0][0], scales[0] if origin.combine == "take" else np.stack(scales)
+    if origin.combine == "take":
+        return stored[0]
+    scales, zeros = np.stack([each.scales for each in stored]), None
+    if any(each.zeros is not None for each in stored):
+        zeros = np.stack(
+            [np.full(each.scales.shape, 8, np.uint8) if each.zeros is None else each.zeros for each in stored]
+        )
+    return StoredScales(stored[0].kind, scales, zeros)
 
 
-def _take_rows(scale_O: np.ndarray, source: Source) -> np.ndarray:
+def _find_source_scales(checkpoint: QuantizedCheckpoint, source: Source) -> StoredScales | None:
+    if stored := checkpoint.find_output_scales(source.name):
+        return StoredScales(stored[0], _take_rows(stored[1], source))
+    grid = checkpoint.find_group_scales(source.name)
+    if grid is None:
+        return None
+    scale_GO, zero_GO = (None if each is None else np.ascontiguousarray(_take_rows(each, source).T) for each in grid)
+    assert scale_GO is not None
+    return StoredScales("int4", scale_GO, zero_GO)
+
+
+def fit_scales(stored: StoredScales | None, target: ScaledWeight) -> StoredScales | None:
+    """Return scales that a checkpoint has as a weight wants them; None if its numbers need others."""
+    if stored is None or stored.kind != target.kind or (stored.zeros is not None and target.zero is None):
+        return None
+    if target.kind != "int4":
+        return stored
+    times, rest = divmod(target.scale.shape[-2], stored.scales.shape[-2])
+    if rest:
+        return None
+    zeros = None if stored.zeros is None else np.repeat(stored.zeros, times, axis=-2)
+    return StoredScales("int4", np.repeat(stored.scales, times, axis=-2), zeros)
+
+
+def _take_rows(scales: np.ndarray, source: Source) -> np.ndarray:
+    """Return the scales of a source's outputs, which come first."""
     if source.rows is None:
-        return scale_O
-    return scale_O[source.rows.find(slice(None)) if isinstance(source.rows, RowBlocks) else slice(*source.rows)]
+        return scales
+    return scales[source.rows.find(slice(None)) if isinstance(source.rows, RowBlocks) else slice(*source.rows)]
 
 
 class WeightRounding:
     """A weight of a checkpoint, rounded part by part for the devices that hold it together.
 
-    scales   Of all outputs, if the checkpoint has them; None: the smallest with which no number is cut off.
+    stored   Scales of all outputs, if the checkpoint has them; None: the smallest with which no number is cut off.
     read     Read a part of the weight, in the leaf's layout.
     param    The weight.
     target   What all devices together have: with key heads repeated, and the vocabulary filled up with zeros.
@@ -56,13 +97,15 @@ class WeightRounding:
         read: Callable[[Part], np.ndarray],
         param: ParamSpec,
         target: ScaledWeight,
-        scales: np.ndarray | None = None,
+        stored: StoredScales | None = None,
     ) -> None:
         self._read, self._param, self._target = read, param, target
         group = target.group if target.kind == "int4" else None
         self._own = abstract_scaled(target.kind, param.shape, is_table=target.is_table, form=target.form, group=group)
-        if scales is not None:
-            self._scales = scales
+        self._zeros = None if self._own.zero is None else np.full(self._own.scale.shape, 8, np.uint8)
+        if stored is not None:
+            self._scales = stored.scales
+            self._zeros = self._zeros if stored.zeros is None else stored.zeros
             return
         self._scales = np.empty(self._own.scale.shape, np.float32)
         for slab, outputs in self._list_slabs(tuple(slice(0, size) for size in param.shape)):
@@ -70,13 +113,22 @@ class WeightRounding:
 
     def read_scale(self, index: Sequence[slice]) -> np.ndarray:
         """Return a part of the scales."""
+        return self._read_grid(self._scales, index)
+
+    def read_zero(self, index: Sequence[slice]) -> np.ndarray:
+        """Return a part of the zero points, which the weight has."""
+        assert self._zeros is not None
+        return self._read_grid(self._zeros, index)
+
+    def _read_grid(self, grid: np.ndarray, index: Sequence[slice]) -> np.ndarray:
+        """Return a part of numbers of outputs, or of groups and outputs."""
         *front, outputs = index
         experts = front[: len(self._param.shape) - 2]
         groups = front[len(experts) :]
         part, num_zeros = self._find_part(experts, slice(None), outputs)
         axis = self._output_axis
-        scales = self._scales[(*part[: len(experts)], *groups, part[axis])]
-        return np.pad(scales, [(0, 0)] * (scales.ndim - 1) + [(0, num_zeros[axis])])
+        found = grid[(*part[: len(experts)], *groups, part[axis])]
+        return np.pad(found, [(0, 0)] * (found.ndim - 1) + [(0, num_zeros[axis])])
 
     def read_data(self, index: Sequence[slice]) -> np.ndarray:
         """Return a part of the numbers: whole groups of int4."""
@@ -96,8 +148,10 @@ class WeightRounding:
         done = 0
         for slab, places in self._list_slabs(part):
             scale_groups = [groups] if self._target.kind == "int4" else []
-            scales = self._scales[(*slab[:num_experts], *scale_groups, slab[self._output_axis])]
-            self._take_outputs(data, places)[...] = round_values(self._read_float32(slab), scales, self._own)
+            place = (*slab[:num_experts], *scale_groups, slab[self._output_axis])
+            zeros = None if self._zeros is None else self._zeros[place]
+            values = round_values(self._read_float32(slab), self._scales[place], self._own, zeros)
+            self._take_outputs(data, places)[...] = values
             done = places.stop
         self._take_outputs(data, slice(done, None))[...] = 0
         return data

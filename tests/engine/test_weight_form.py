@@ -1,6 +1,7 @@
 """Integers of a quantised checkpoint keep their codes in memory where there are kernels; all else is plain."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pytest
@@ -26,6 +27,11 @@ LLAMA = tiny_config("llama") | {"num_hidden_layers": 1, "tie_word_embeddings": F
 INT4 = writer.Form(
     writer.compressed("pack-quantized", writer.integers(4, "group", group_size=32)), writer.words(group_size=32)
 )
+# A row of weights is two groups of 64 inputs, or three of down.
+WIDE = LLAMA | {"hidden_size": 128, "head_dim": 32, "num_attention_heads": 4, "intermediate_size": 192}
+INT4_OF_64 = writer.Form(
+    writer.compressed("pack-quantized", writer.integers(4, "group", group_size=64)), writer.words(group_size=64)
+)
 MOE = {"num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 96, "num_hidden_layers": 2}
 
 
@@ -40,14 +46,14 @@ class Device:
     compute_capability: str = "9.0"
 
 
-def choose(path, platform: str = "cpu", dtype=np.float32, capability: str = "9.0", **settings):
+def choose(path, platform: str = "cpu", dtype=np.float32, capability: str = "9.0", num_devices: int = 1, **settings):
     checkpoint = open_checkpoint(path)
     architecture = registry.find_architecture(checkpoint.config)
     spec = architecture.spec(checkpoint.config)
     params = architecture.params(spec)
     config = EngineConfig(model=str(path), **settings)
     return choose_weight_form(
-        config, checkpoint, params, spec, Placement((Device(platform, capability),)), np.dtype(dtype)
+        config, checkpoint, params, spec, Placement((Device(platform, capability),) * num_devices), np.dtype(dtype)
     )
 
 
@@ -75,8 +81,15 @@ def test_a_packed_model_is_served_with_its_codes(tmp_path):
         loaded.engine.close()
 
 
+GPU_REASON = "a gpu multiplies numbers with one scale for each output, or int4 in groups of 64 or 128 inputs"
 REASONS = {
-    "a gpu": (INT4, {"platform": "gpu"}, "a gpu multiplies numbers with one scale for each output"),
+    "a gpu": (INT4, {"platform": "gpu"}, GPU_REASON),
+    "act-order on a gpu": (writer.FORMS["gptq, act-order"], {"platform": "gpu"}, GPU_REASON),
+    "an old gpu": (
+        INT4,
+        {"platform": "gpu", "capability": "7.5"},
+        "a gpu multiplies numbers with one scale for each output",
+    ),
     "bfloat16": (INT4, {"dtype": "bfloat16"}, "products of packed weights are computed in float32"),
     "fp8": (writer.FORMS["fp8 blocks"], {}, "what is packed in the file are not integers in order"),
     "groups within a block": (writer.FORMS["awq"], {}, "what is packed in the file are not integers in order"),
@@ -141,9 +154,30 @@ def test_accelerators_have_forms_of_their_own(platform, kind, tmp_path):
     assert describe_weight_form(chosen) == FORMS[platform, kind]
 
 
-@pytest.mark.parametrize("form", ["int8", "int8 words", "int8 of whole tensors"])
-def test_an_accelerator_multiplies_the_integers_of_the_file(form, tmp_path):
-    check_numbers_are_kept(write(tmp_path, writer.FORMS[form]), "int8")
+GPTQ = writer.GPTQ | {"sym": True, "group_size": 64}
+INT4_FORMS = {
+    "groups of 64": INT4_OF_64,
+    "one group": writer.Form(
+        writer.compressed("pack-quantized", writer.integers(4, "channel")), writer.words(group_size=None)
+    ),
+    "gptq": writer.Form(GPTQ, writer.gptq(symmetric=True, group_size=64)),
+    "zero points": writer.Form(
+        writer.compressed("pack-quantized", writer.integers(4, "group", False, group_size=64)),
+        writer.words(symmetric=False, group_size=64),
+    ),
+    "awq": writer.Form(writer.FORMS["awq"].config | {"group_size": 64}, partial(writer.awq, group_size=64)),
+}
+
+
+@pytest.mark.parametrize("form", INT4_FORMS)
+def test_a_gpu_multiplies_int4_of_the_file_by_its_kernel(form, tmp_path):
+    check_numbers_are_kept(write(tmp_path, INT4_FORMS[form], WIDE), "int4", "gpu")
+
+
+def test_int4_of_which_a_device_s_part_is_no_whole_groups_is_unpacked(tmp_path):
+    """Half of down's inputs are one and a half groups; the other six matrices stay packed."""
+    chosen = choose(write(tmp_path, INT4_OF_64, WIDE), "gpu", "bfloat16", num_devices=2)
+    assert chosen.kinds and len(chosen.kinds) == 6 and not any("down" in path for path in chosen.kinds)
 
 
 @pytest.mark.parametrize("form", ["fp8 of whole tensors", "fp8 outputs, compressed-tensors", "fp8, modelopt"])
@@ -151,11 +185,17 @@ def test_an_accelerator_multiplies_the_floats_of_the_file(form, tmp_path):
     check_numbers_are_kept(write(tmp_path, writer.FORMS[form]), "fp8")
 
 
-def check_numbers_are_kept(path, kind: str) -> None:
-    checkpoint, chosen = open_checkpoint(path), choose(path, "tpu", "bfloat16")
+@pytest.mark.parametrize("form", ["int8", "int8 words", "int8 of whole tensors"])
+def test_an_accelerator_multiplies_the_integers_of_the_file(form, tmp_path):
+    check_numbers_are_kept(write(tmp_path, writer.FORMS[form]), "int8")
+
+
+def check_numbers_are_kept(path, kind: str, platform: str = "tpu") -> None:
+    checkpoint, chosen = open_checkpoint(path), choose(path, platform, "bfloat16")
     assert chosen.kinds and set(chosen.kinds.values()) == {kind}
+    scales, products = ("group of inputs", "a kernel") if kind == "int4" else ("output", "XLA")
     assert describe_weight_form(chosen) == (
-        f"{kind} in 7 matrices with a scale for each output (the numbers of the file), products by XLA"
+        f"{kind} in 7 matrices with a scale for each {scales} (the numbers of the file), products by {products}"
     )
     architecture = registry.find_architecture(checkpoint.config)
     params = architecture.params(architecture.spec(checkpoint.config))

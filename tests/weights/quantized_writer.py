@@ -57,8 +57,8 @@ def in_order(matrix: np.ndarray, group_size: int) -> np.ndarray:
     return np.arange(matrix.shape[1]) // group_size
 
 
-def awq(module: str, matrix: np.ndarray) -> tuple[Tensors, np.ndarray]:
-    code, scale, zero, values = rounded(matrix, in_order(matrix, 16), 4, False, np.float16)
+def awq(module: str, matrix: np.ndarray, *, group_size: int = 16) -> tuple[Tensors, np.ndarray]:
+    code, scale, zero, values = rounded(matrix, in_order(matrix, group_size), 4, False, np.float16)
 
     def in_awq_order(code_XO: np.ndarray) -> np.ndarray:
         return code_XO.reshape(len(code_XO), -1, 8)[..., AWQ_NIBBLES].reshape(code_XO.shape)
