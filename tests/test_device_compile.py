@@ -51,6 +51,8 @@ ENTRY %main.5 (w: s8[64,512], x: bf16[64,512]) -> bf16[64,512] {
   %x.1 = bf16[64,512]{1,0} parameter(1)
   %fusion.1 = bf16[8,4096]{1,0} fusion(%w.1), kind=kLoop, calls=%fused
   %add.1 = bf16[64,512]{1,0} add(%x.1, %x.1)
+  %rows.1 = s8[64,512]{1,0} gather(%t.1, %i.1)
+  %convert.3 = bf16[64,512]{1,0} convert(%rows.1)
   %fusion.2 = bf16[512,64]{1,0} fusion(%w.1, %x.1), kind=kCustom, calls=%product
   ROOT %dot.1 = f32[8,16]{1,0} dot(%x.1, %fusion.1)
 }
@@ -64,7 +66,7 @@ PRODUCT = """
 
 
 def test_a_weight_that_is_stored_in_wide_floats_is_found():
-    """And neither one that a fusion reads, nor activations of that size, nor a product of it."""
+    """And neither one that a fusion reads, nor activations or rows of a table of that size, nor a product of it."""
     assert find_expanded(PRODUCT + EXPANDED, {64 * 512: {64 * 512}}) == {"bf16[8, 4096] by fusion": 1}
     assert find_expanded(PRODUCT + EXPANDED, {64 * 512: {16 * 512}, 8 * 16: {8 * 16}}) == {}
 

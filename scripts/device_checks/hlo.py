@@ -45,8 +45,9 @@ def instructions(text: str) -> Iterator[Instruction]:
 def find_expanded(text: str, packed: Mapping[int, Container[int]]) -> dict[str, int]:
     """Return how often packed weights are stored as wide floats.
 
-    These are made of as many narrow numbers as hold the weight, and not by a product: activations may have as many
-    values as some weight has. What a fusion computes on the way is not stored, and parameters are not computed.
+    These are made of an argument, or a copy of it, with as many narrow numbers as hold the weight, and not by a
+    product: activations may have as many values as some weight has. What a fusion computes on the way is not stored,
+    and parameters are not computed.
 
     packed   the number of a weight's values → in how many numbers such weights are packed
     """
@@ -60,14 +61,16 @@ def find_expanded(text: str, packed: Mapping[int, Container[int]]) -> dict[str, 
             continue
         name, kind, sizes, operation, rest = match.groups()
         shape = [int(size) for size in sizes.split(",") if size]
+        operands = re.findall(r"%?([\w.\-]+)", rest.split(")")[0])
         if kind not in _WIDE:
-            narrow[name] = math.prod(shape)
+            size = math.prod(shape)
+            if operation == "parameter" or size in {narrow.get(operand) for operand in operands}:
+                narrow[name] = size  # what is gathered of a table is no weight
             continue
         called = re.search(r"calls=%?([\w.\-]+)", rest)
         is_product = operation in ("dot", "custom-call") or (called is not None and called.group(1) in multiplying)
         if is_product or operation in _NOT_STORED:
             continue
-        operands = re.findall(r"%?([\w.\-]+)", rest.split(")")[0])
         if any(narrow.get(operand, 0) in packed.get(math.prod(shape), ()) for operand in operands):
             counts[f"{kind}{shape} by {operation}"] += 1
     return dict(counts)
