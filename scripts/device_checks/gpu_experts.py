@@ -209,7 +209,8 @@ def show_line(record: Record) -> str:
         share = f"{record['share_serial']:.0%} serial, {share} overlapped"
     elif share:
         share += f", {record['share_with_launch']:.0%} with launch"
-    times = ", ".join(f"{record[name]:.1f}" for name in ("bytes_us", "issue_us", "tensor_us"))
+    known = ("bytes_us", "issue_us") if record["tcgen05"] else ("bytes_us", "issue_us", "tensor_us")
+    times = ", ".join(f"{record[name]:.1f}" for name in known)
     return (
         f"| {record['target']} | {record['model']} | {record['tokens']} | {record['product']} |"
         f" {record['experts']:.0f}, {record['blocks']:.0f} of {record['rows']} |"
