@@ -157,7 +157,7 @@ def test_an_adapter_gives_the_logits_and_tokens_of_the_model_that_it_is_merged_i
             error, effect = (np.abs(scores - others).mean() for others in (expected[: len(scores)], plain))
             assert error < 0.25 * effect
             continue
-        np.testing.assert_allclose(scores, expected[: len(scores)], atol=1e-4)
+        np.testing.assert_allclose(scores, expected[: len(scores)], atol=2e-4)  # merged weights are rounded again
         assert tokens == logits.argmax(-1)[len(prompt) - 1 : -1].tolist()
 
 
