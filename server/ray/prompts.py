@@ -61,7 +61,7 @@ def hash_body(path: str, body: bytes, hasher: PromptHasher, config: ServerConfig
         return hasher.hash(read.prompt, cache_salt=salt, adapter=read.model)
     except (ApiError, RequestError):
         return None
-    except Exception:
+    except Exception:  # hashes only save work: a fault in them must not cost the answer
         log.exception("a prompt was not hashed; its replica is chosen by load")
         return None
 
