@@ -29,6 +29,7 @@ from server.schemas.messages import (
     ToolChoiceJson,
 )
 
+SAME_FIELDS = ("temperature", "top_p", "top_k", "stream", "cache_salt", "vllm_xargs", "mm_payload", "return_mm_kwargs")
 FIELD_NAMES: Mapping[str, str] = MappingProxyType(
     {
         "prompt": "messages",
@@ -37,7 +38,7 @@ FIELD_NAMES: Mapping[str, str] = MappingProxyType(
         "response_format": "output_config.format",
         "reasoning_effort": "output_config.effort",
         "thinking_token_budget": "thinking.budget_tokens",
-        "chat_template_kwargs": "thinking",
+        "tool_choice.function.name": "tool_choice.name",
     }
 )
 """The names of a chat request's fields in a Messages request, where they differ, for errors about them."""
@@ -91,7 +92,7 @@ def map_messages(
         **({"add_generation_prompt": False, "continue_final_message": True} if continues_last else {}),
     }
     if isinstance(request, MessagesRequest):
-        body |= {name: getattr(request, name) for name in ("temperature", "top_p", "top_k", "stream")}
+        body |= {name: getattr(request, name) for name in SAME_FIELDS}
         body |= {"stop": request.stop_sequences, "max_tokens": min(request.max_tokens, max_model_len)}
     chat = validate_body(ChatRequest, {name: value for name, value in body.items() if value is not None})
     with client_fields(FIELD_NAMES):
@@ -140,14 +141,14 @@ def _map_choice(choice: ToolChoiceJson | None, *, has_tools: bool) -> dict[str, 
 
 
 def _map_thinking(request: CountTokensRequest, *, has_reasoning: bool) -> dict[str, Any]:
-    thinking = request.thinking
-    if thinking is None:
-        return {}
-    _check_thinking(thinking, request.max_tokens if isinstance(request, MessagesRequest) else None)
-    if thinking.type == "adaptive":
-        return {}
+    """Return the variables of the template, those that switch thinking among them, and the budget."""
+    thinking, kwargs = request.thinking, request.chat_template_kwargs
+    if thinking is not None:
+        _check_thinking(thinking, request.max_tokens if isinstance(request, MessagesRequest) else None)
+    if thinking is None or thinking.type == "adaptive":
+        return {"chat_template_kwargs": kwargs}
     is_on = thinking.type == "enabled"
-    switches = {"chat_template_kwargs": {"enable_thinking": is_on, "thinking": is_on}}
+    switches = {"chat_template_kwargs": {**(kwargs or {}), "enable_thinking": is_on, "thinking": is_on}}
     budget = {"thinking_token_budget": thinking.budget_tokens} if is_on and has_reasoning else {}
     return {**switches, **budget}
 

@@ -26,6 +26,9 @@ SAME_FIELDS = (
     *("model", "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty"),
     *("repetition_penalty", "seed", "stop", "logit_bias", "skip_special_tokens", "top_logprobs", "parallel_tool_calls"),
     *("include_reasoning", "stream", "priority", "cache_salt", "request_id", "structured_outputs"),
+    *("stop_token_ids", "include_stop_str_in_output", "ignore_eos", "spaces_between_special_tokens"),
+    *("chat_template_kwargs", "mm_processor_kwargs", "media_io_kwargs", "mm_payload", "return_mm_kwargs"),
+    *("vllm_xargs", "session_id"),
 )
 FIELD_NAMES: Mapping[str, str] = MappingProxyType(
     {

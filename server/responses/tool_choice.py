@@ -60,6 +60,8 @@ def _find_chosen(choice: dict[str, Any], tools: ToolTable) -> CallableTool:
         raise InvalidParameter(
             f"tool_choice.namespace must be a string, got {preview(namespace)}.", "tool_choice.namespace"
         )
+    if not tools.by_chat_name:
+        raise InvalidParameter("tool_choice names a tool, and is only allowed together with tools.", "tool_choice")
     tool = tools.find(name, namespace) if isinstance(name, str) else None
     if tool is None:
         message = f"tool_choice.name must be the name of one of the tools, got {preview(name)}."

@@ -1,6 +1,6 @@
 """The bodies of POST /v1/messages and POST /v1/messages/count_tokens."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,6 +16,7 @@ _PARAMETERS = "test_messages_fields.py::test_a_field_becomes_that_of_chat"
 _INPUT = "test_messages_input.py::test_blocks_become_the_messages_of_chat"
 _NO_EFFECT = "test_messages_fields.py::test_what_has_no_effect_changes_nothing"
 _REFUSED = "test_messages_fields.py::test_what_is_not_offered_is_refused_by_name"
+_TEMPLATE = "test_messages_fields.py::test_variables_of_the_template_reach_it"
 _THINKING = "test_messages_fields.py::test_thinking_is_switched_and_limited"
 _OUTPUT = "test_messages_fields.py::test_effort_and_format_are_those_of_chat"
 _TOOLS = "test_messages_fields.py::test_tools_become_functions"
@@ -92,6 +93,9 @@ class CountTokensRequest(BaseModel):
     thinking: ThinkingOptions | None = honoured("Thinking before the answer.", test=_THINKING)
     output_config: OutputConfig | None = honoured("Effort and format of the answer.", test=_OUTPUT)
     output_format: OutputFormat | None = honoured("The older name of output_config.format.", test=_OUTPUT)
+    chat_template_kwargs: dict[str, Any] | None = same_as(
+        ChatRequest, "chat_template_kwargs", note="if the template uses them; thinking wins", test=_TEMPLATE
+    )
     cache_control: dict[str, Any] | None = no_effect(
         "Border of what is cached.", note="every prompt is cached, as far as there is room", test=_NO_EFFECT
     )
@@ -125,6 +129,12 @@ class MessagesRequest(CountTokensRequest):
     stream: bool | None = same_as(
         ChatRequest, "stream", test="test_messages_stream.py::test_the_events_of_a_text_in_order"
     )
+    cache_salt: str | None = same_as(
+        ChatRequest, "cache_salt", test="test_messages_fields.py::test_the_salt_reaches_the_engine"
+    )
+    vllm_xargs: dict[str, Any] | None = same_as(ChatRequest, "vllm_xargs", test=_NO_EFFECT)
+    mm_payload: Literal["tensors", "none"] | None = same_as(ChatRequest, "mm_payload", test=_NO_EFFECT)
+    return_mm_kwargs: bool | None = same_as(ChatRequest, "return_mm_kwargs", test=_NO_EFFECT)
     metadata: dict[str, Any] | None = no_effect("Id of the end user.", note="user_id", test=_NO_EFFECT)
     service_tier: str | None = no_effect("Kind of service.", note="there is one", test=_NO_EFFECT)
     inference_geo: str | None = no_effect("Region of the computation.", note="it is here", test=_NO_EFFECT)
@@ -135,6 +145,9 @@ class MessagesRequest(CountTokensRequest):
     fallback_credit_token: str | dict[str, Any] | None = no_effect(
         "Credit of a request that was declined.", note="none is", test=_NO_EFFECT
     )
+    kv_transfer_params: dict[str, Any] | None = same_as(ChatRequest, "kv_transfer_params", test=_REFUSED)
+    ec_transfer_params: dict[str, Any] | None = same_as(ChatRequest, "ec_transfer_params", test=_REFUSED)
+    watermarking: bool | None = same_as(ChatRequest, "watermarking", test=_REFUSED)
     container: str | dict[str, Any] | None = refused(
         "Container of tools.", note="tools are called by clients here", test=_REFUSED
     )

@@ -1,11 +1,11 @@
 """The body of POST /v1/responses."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from server.schemas.chat import REASONING_EFFORTS, ChatRequest
-from server.schemas.common import Int, Int64, NestedModel, NumberInt, Strings
+from server.schemas.common import Int, Int64, Ints, NestedModel, NumberInt, Strings
 from server.schemas.constraint_fields import StructuredOutputsJson
 from server.schemas.fields import honoured, no_effect, refused, same_as
 
@@ -25,6 +25,8 @@ _PARAMETERS = "test_responses_fields.py::test_a_field_becomes_that_of_chat"
 _ITEMS = "test_responses_input.py::test_items_become_the_messages_of_chat"
 _NO_EFFECT = "test_responses_fields.py::test_what_has_no_effect_changes_nothing"
 _REFUSED = "test_responses_fields.py::test_what_is_not_offered_is_refused_by_name"
+_TEMPLATE = "test_responses_fields.py::test_variables_of_the_template_reach_it"
+_MEDIA = "test_responses_fields.py::test_media_arguments_need_a_flag"
 _REASONING = "test_responses_reasoning.py"
 _STORE = "test_responses_store.py"
 _FORMAT = "test_responses_fields.py::test_the_text_format_is_the_constraint_of_the_answer"
@@ -96,7 +98,12 @@ class ResponsesRequest(BaseModel):
     seed: Int64 | None = same_as(ChatRequest, "seed", note="", test=_PARAMETERS)
     stop: str | Strings | None = same_as(ChatRequest, "stop", test=_PARAMETERS)
     logit_bias: dict[str, float] | None = same_as(ChatRequest, "logit_bias", test=_PARAMETERS)
+    stop_token_ids: Ints | None = same_as(ChatRequest, "stop_token_ids", test=_PARAMETERS)
+    include_stop_str_in_output: bool | None = same_as(ChatRequest, "include_stop_str_in_output", test=_PARAMETERS)
+    ignore_eos: bool | None = same_as(ChatRequest, "ignore_eos", test=_PARAMETERS)
     skip_special_tokens: bool | None = same_as(ChatRequest, "skip_special_tokens", test=_PARAMETERS)
+    spaces_between_special_tokens: bool | None = same_as(ChatRequest, "spaces_between_special_tokens", test=_NO_EFFECT)
+    chat_template_kwargs: dict[str, Any] | None = same_as(ChatRequest, "chat_template_kwargs", test=_TEMPLATE)
     top_logprobs: NumberInt | None = same_as(
         ChatRequest,
         "top_logprobs",
@@ -197,6 +204,12 @@ class ResponsesRequest(BaseModel):
     background_options: dict[str, Any] | None = no_effect(
         "How soon a response in the background must be there.", note="it is generated at once", test=_NO_EFFECT
     )
+    session_id: str | None = same_as(ChatRequest, "session_id", test=_NO_EFFECT)
+    vllm_xargs: dict[str, Any] | None = same_as(ChatRequest, "vllm_xargs", test=_NO_EFFECT)
+    mm_payload: Literal["tensors", "none"] | None = same_as(ChatRequest, "mm_payload", test=_NO_EFFECT)
+    return_mm_kwargs: bool | None = same_as(ChatRequest, "return_mm_kwargs", test=_NO_EFFECT)
+    mm_processor_kwargs: dict[str, Any] | None = same_as(ChatRequest, "mm_processor_kwargs", test=_MEDIA)
+    media_io_kwargs: dict[str, dict[str, Any]] | None = same_as(ChatRequest, "media_io_kwargs", test=_MEDIA)
     access_programs: Any = no_effect("Programs that grant access.", note="there are none", test=_NO_EFFECT)
     image: dict[str, Any] | None = no_effect("Options of images.", note="there are none", test=_NO_EFFECT)
     prompt: dict[str, Any] | None = refused(
@@ -209,6 +222,18 @@ class ResponsesRequest(BaseModel):
         "Compaction of long conversations.", note="use truncation", test=_REFUSED
     )
     moderation: dict[str, Any] | None = refused("Moderation of input and output.", note="there is none", test=_REFUSED)
+    kv_transfer_params: dict[str, Any] | None = same_as(ChatRequest, "kv_transfer_params", test=_REFUSED)
+    ec_transfer_params: dict[str, Any] | None = same_as(ChatRequest, "ec_transfer_params", test=_REFUSED)
+    watermarking: bool | None = same_as(ChatRequest, "watermarking", test=_REFUSED)
+    enable_response_messages: bool | None = refused(
+        "Returns the messages that the model was shown.",
+        False,
+        note="/v1/chat/completions/render shows them as token ids",
+        test=_REFUSED,
+    )
+    previous_input_messages: list[Any] | None = refused(
+        "Messages of the conversation before.", note="send them as input", test=_REFUSED
+    )
 
     @property
     def included(self) -> frozenset[str]:

@@ -5,6 +5,8 @@ from dataclasses import asdict
 import pytest
 
 from jaxserve import NamedTool
+from server.schemas.fields import get_rows
+from server.schemas.messages import MessagesRequest
 from tests.fake_llm import CONTEXT, FakeLLM
 from tests.server.test_messages_reply import TOOL
 
@@ -47,6 +49,9 @@ async def test_a_field_becomes_that_of_chat(api, field, value, parameter, expect
         "billing_policy": {"type": "x"},
         "fallbacks": [{"model": "claude"}],
         "fallback_credit_token": "x",
+        "vllm_xargs": {"x": 1},
+        "mm_payload": "none",
+        "return_mm_kwargs": False,
         "no_such_field": 1,
     }.items(),
 )
@@ -61,11 +66,21 @@ async def test_what_has_no_effect_changes_nothing(api, field, value):
         "container": "c",
         "compaction": {"type": "x"},
         "thread": {"type": "create"},
+        "kv_transfer_params": {"do_remote_decode": True},
+        "ec_transfer_params": {"x": 1},
+        "watermarking": True,
     }.items(),
 )
 async def test_what_is_not_offered_is_refused_by_name(api, field, value):
     reply = await api.message(**{field: value})
     assert reply.status == 400 and reply.error["message"].startswith(f"{field} is not supported yet")
+    for nothing in (None, *get_rows(MessagesRequest)[field].neutral):
+        assert (await api.message(**{field: nothing})).status == 200
+
+
+async def test_the_salt_reaches_the_engine(api):
+    assert (await get_ready(api, cache_salt="pepper")).cache_salt == "pepper"
+    assert (await api.message(cache_salt="a/b")).error["message"].startswith("cache_salt must have")
 
 
 async def test_a_thread_is_refused_as_the_sdk_expects_it(api):
@@ -92,6 +107,16 @@ async def test_thinking_is_switched_and_limited(make_api):
     plain = make_api(llm=FakeLLM(max_model_len=10_000))
     ready = await get_ready(plain, **LONG, thinking={"type": "enabled", "budget_tokens": 2000})
     assert ready.params.thinking_token_budget is None, "this model does not reason"
+
+
+async def test_variables_of_the_template_reach_it(api):
+    await get_ready(api, chat_template_kwargs={"mood": "good", "enable_thinking": True})
+    assert api.llm.rendered[-1]["template_kwargs"] == {"mood": "good", "enable_thinking": True}
+    await get_ready(api, chat_template_kwargs={"mood": "good", "thinking": True}, thinking={"type": "disabled"})
+    off = {"enable_thinking": False, "thinking": False}
+    assert api.llm.rendered[-1]["template_kwargs"] == {"mood": "good", **off}
+    wrong = await api.message(chat_template_kwargs={"tokenize": True})
+    assert wrong.status == 400 and wrong.error["message"].startswith("chat_template_kwargs")
 
 
 @pytest.mark.parametrize(
@@ -156,3 +181,4 @@ async def test_what_a_tool_choice_comes_to(make_api, choice, chat_choice):
 async def test_a_choice_that_cannot_be_served_is_refused(make_api, choice):
     reply = await make_api(llm=FakeLLM(tool_parser="hermes")).message(tools=[TOOL, *BUILT_IN], tool_choice=choice)
     assert reply.status == 400 and reply.error["message"].startswith("tool_choice")
+    assert "function" not in reply.error["message"], "clients of this API know no functions"

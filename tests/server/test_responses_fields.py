@@ -4,6 +4,8 @@ from dataclasses import asdict
 
 import pytest
 
+from server.schemas.fields import get_rows
+from server.schemas.responses import ResponsesRequest
 from tests.fake_llm import CONTEXT, FakeLLM
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
@@ -30,6 +32,9 @@ async def get_ready(api, **fields):
         ("seed", 5, "seed", 5),
         ("stop", ["END"], "stop", ("END",)),
         ("logit_bias", {"7": 1.5}, "logit_bias", ((7, 1.5),)),
+        ("stop_token_ids", [5], "stop_token_ids", (5,)),
+        ("include_stop_str_in_output", True, "include_stop_str_in_output", True),
+        ("ignore_eos", True, "ignore_eos", True),
         ("skip_special_tokens", False, "skip_special_tokens", False),
         ("priority", 3, "priority", 3),
     ],
@@ -65,6 +70,11 @@ async def test_more_tokens_than_fit_are_as_many_as_fit(api, max_output_tokens):
         "background_options": {"completion_window": "2h"},
         "access_programs": ["x"],
         "image": {"x": 1},
+        "spaces_between_special_tokens": False,
+        "session_id": "s",
+        "vllm_xargs": {"x": 1},
+        "mm_payload": "none",
+        "return_mm_kwargs": False,
         "text": {"verbosity": "low"},
         "no_such_field": 1,
     }.items(),
@@ -81,13 +91,39 @@ async def test_what_has_no_effect_changes_nothing(api, field, value):
         "conversation": "conv_1",
         "context_management": [{"type": "compaction"}],
         "moderation": {"model": "omni"},
+        "kv_transfer_params": {"do_remote_decode": True},
+        "ec_transfer_params": {"x": 1},
+        "watermarking": True,
+        "enable_response_messages": True,
+        "previous_input_messages": [{"role": "user"}],
     }.items(),
 )
 async def test_what_is_not_offered_is_refused_by_name(api, field, value):
     reply = await api.respond(**{field: value})
     assert (reply.status, reply.error["param"]) == (400, field)
     assert reply.error["message"].startswith(f"{field} is not supported yet")
-    assert (await api.respond(**{field: None})).status == 200
+    for nothing in (None, *get_rows(ResponsesRequest)[field].neutral):
+        assert (await api.respond(**{field: nothing})).status == 200
+
+
+async def test_variables_of_the_template_reach_it(api):
+    await get_ready(api, chat_template_kwargs={"enable_thinking": False})
+    assert api.llm.rendered[-1]["template_kwargs"] == {"enable_thinking": False}
+    for wrong in ({"tokenize": True}, {"chat_template": "x"}):
+        assert (await api.respond(chat_template_kwargs=wrong)).error["param"] == "chat_template_kwargs"
+
+
+@pytest.mark.parametrize("field", ["mm_processor_kwargs", "media_io_kwargs"])
+async def test_media_arguments_need_a_flag(make_api, field):
+    value = {"image": {"size": 2}}
+    reply = await make_api().respond(**{field: value})
+    assert (reply.status, reply.error["param"]) == (400, field)
+    await get_ready(make_api(trust_request_mm_kwargs=True), **{field: value})
+
+
+async def test_what_has_no_effect_is_checked_all_the_same(api):
+    assert (await api.respond(vllm_xargs={"x": {}})).error["param"] == "vllm_xargs"
+    assert (await api.respond(mm_payload="some")).error["param"] == "body.mm_payload"
 
 
 @pytest.mark.parametrize("effort", ["none", "minimal", "low", "medium", "high", "xhigh", "max"])
@@ -127,5 +163,5 @@ async def test_truncation_drops_the_oldest_tokens(api):
 
 
 async def test_long_labels_are_refused(api):
-    for name in ("user", "safety_identifier", "prompt_cache_key", "request_id"):
+    for name in ("user", "safety_identifier", "prompt_cache_key", "request_id", "session_id"):
         assert (await api.respond(**{name: "x" * 257})).error["param"] == name

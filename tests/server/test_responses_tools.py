@@ -155,6 +155,12 @@ async def test_a_choice_of_one_tool_that_is_wrong_is_named(tools_api, choice, pa
     assert (reply.status, reply.error["param"]) == (400, param) and text in reply.error["message"]
 
 
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "name": "f"}])
+async def test_a_forced_call_needs_tools(tools_api, choice):
+    reply = await tools_api().respond(tool_choice=choice)
+    assert (reply.status, reply.error["param"]) == (400, "tool_choice")
+
+
 async def test_required_without_a_tool_that_can_be_called_says_so(tools_api):
     reply = await tools_api().respond(tools=BUILT_IN, tool_choice="required")
     assert reply.status == 400 and "web_search, local_shell, mcp" in reply.error["message"]
