@@ -68,11 +68,16 @@ def make_embedding(
     return np.ascontiguousarray(vector, np.float32)
 
 
-def make_probabilities(pooled: np.ndarray, task: PoolingTask) -> np.ndarray:
-    """Return the probability of each label, or the score, float32: what the model's activation makes of its scores."""
+def make_probabilities(pooled: np.ndarray, task: PoolingTask, *, activates: bool = True) -> np.ndarray:
+    """Return the probability of each label, or the score, float32: what the model's activation makes of its scores.
+
+    activates    False: the scores themselves, without the activation.
+    """
     scores = pooled.astype(np.float64)
     if task.spec.answer_ids is not None:
         scores = scores[1:] - scores[:1]  # the softmax over two logits is the sigmoid of their difference
+    if not activates:
+        return scores.astype(np.float32)
     if task.activation == "sigmoid":
         scores = 0.5 * (1 + np.tanh(scores / 2))  # the same as 1 / (1 + exp(-x)), which overflows
     elif task.activation == "softmax":

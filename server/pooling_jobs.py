@@ -15,6 +15,7 @@ from server.pooling_metrics import ID_PREFIXES
 from server.replies import now_s
 from server.request_reader import HostWork
 from server.schemas.checks import check_cache_salt, check_label
+from server.schemas.fields import refuse_unsupported
 from server.schemas.pooling import (
     MAX_INPUTS,
     EmbeddingRequest,
@@ -65,7 +66,6 @@ async def run_pooling(
     state: ServerState,
     request: PooledRequest,
     inputs: Sequence[Input],
-    params: PoolingParams,
     endpoint: str,
     field: str,
 ) -> PooledResult:
@@ -76,6 +76,7 @@ async def run_pooling(
     Raises RequestError or ApiError if the request cannot be served.
     """
     rank = state.check_headers(request)
+    params = make_params(request)
     adapter = state.check_model(request.model)
     assert adapter is None, "an engine that pools has no adapters"
     slot = state.admit(len(inputs), field)
@@ -97,10 +98,11 @@ async def run_pooling(
 
 
 def check_pooled(request: PooledRequest) -> None:
-    """Check what types cannot express. Raises InvalidParameter about the field at fault."""
+    """Check what types cannot express. Raises InvalidParameter or Unsupported about the field at fault."""
     for name in ("request_id", "user"):
         check_label(name, getattr(request, name))
     check_cache_salt(request.cache_salt)
+    refuse_unsupported(request)
 
 
 def check_score(request: ScoreRequest) -> None:
@@ -120,9 +122,21 @@ def check_input(request: InputRequest) -> None:
         check_messages(request.messages)
 
 
+def check_normalization(request: EmbeddingRequest, task: PoolingTask) -> None:
+    """Check the switches of an embedding's length. Raises InvalidParameter if they differ, or nothing is embedded."""
+    if request.normalize is None:
+        return
+    if task.name != "embed":
+        message = f"normalize is for embeddings, and this model is served for the task {task.name}; use use_activation."
+        raise InvalidParameter(message, "normalize")
+    if request.use_activation not in (None, request.normalize):
+        message = "use_activation and normalize are one switch of embeddings; leave one of them out."
+        raise InvalidParameter(message, "use_activation")
+
+
 def make_params(request: PooledRequest) -> PoolingParams:
     """Make the library's parameters. Raises InvalidParameter if a value is out of its range."""
-    names = ("truncate_prompt_tokens", "truncation_side", "priority", "dimensions", "normalize")
+    names = ("truncate_prompt_tokens", "truncation_side", "priority", "dimensions")
     values = {name: getattr(request, name, None) for name in names}
     return PoolingParams(**{name: value for name, value in values.items() if value is not None})
 

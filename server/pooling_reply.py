@@ -12,7 +12,7 @@ import orjson
 
 from jaxserve import make_embedding, make_probabilities
 from server.pooling_jobs import PooledResult
-from server.schemas.pooling import EmbeddingRequest
+from server.schemas.pooling import ClassifyRequest, EmbeddingRequest, PooledRequest
 
 if TYPE_CHECKING:
     from jaxserve import PoolingTask
@@ -41,27 +41,33 @@ def make_embeddings(result: PooledResult, request: EmbeddingRequest, task: Pooli
 
 def make_pooled(result: PooledResult, request: EmbeddingRequest, task: PoolingTask) -> list[dict[str, Any]]:
     """Make the entries of /pooling."""
-    if task.name == "embed":
-        vectors = _make_vectors(result, request, task)
-    else:
-        vectors = [make_probabilities(delta.pooled, task) for delta in result.deltas]
+    vectors = _make_vectors(result, request, task)
     return [{"index": index, "object": "pooling", "data": vector} for index, vector in enumerate(vectors)]
 
 
 def _make_vectors(result: PooledResult, request: EmbeddingRequest, task: PoolingTask) -> list[Any]:
-    options = {"dimensions": request.dimensions, "normalize": request.normalize}
-    vectors = [make_embedding(delta.pooled, task, **options) for delta in result.deltas]
+    """Make the embedding of each input, or its scores, as the request wants them written."""
+    if task.name == "embed":
+        options = {"dimensions": request.dimensions, "normalize": request.normalizes}
+        vectors = [make_embedding(delta.pooled, task, **options) for delta in result.deltas]
+    else:
+        vectors = make_scores(result, request, task)
     if request.encoding_format != "base64":
         return vectors
     return [base64.b64encode(vector.astype("<f4").tobytes()).decode() for vector in vectors]
 
 
-def make_classes(result: PooledResult, task: PoolingTask) -> list[dict[str, Any]]:
+def make_scores(result: PooledResult, request: PooledRequest, task: PoolingTask) -> list[np.ndarray]:
+    """Make the score of each input, or the probabilities of its labels; without the activation what the model says."""
+    activates = request.use_activation is not False
+    return [make_probabilities(delta.pooled, task, activates=activates) for delta in result.deltas]
+
+
+def make_classes(result: PooledResult, request: ClassifyRequest, task: PoolingTask) -> list[dict[str, Any]]:
     """Make the entries of /v1/classify."""
-    probabilities = [make_probabilities(delta.pooled, task) for delta in result.deltas]
     return [
         {"index": index, "label": task.labels[int(probs.argmax())], "probs": probs, "num_classes": len(probs)}
-        for index, probs in enumerate(probabilities)
+        for index, probs in enumerate(make_scores(result, request, task))
     ]
 
 

@@ -14,16 +14,15 @@ from jaxserve import (
     check_dimensions,
     check_one_vector,
     compute_cosine,
-    make_probabilities,
     pair_texts,
 )
 from server.errors import json_response, written_json_response
 from server.pooling_jobs import (
     PooledResult,
     check_input,
+    check_normalization,
     check_pooled,
     check_score,
-    make_params,
     parse_documents,
     run_pooling,
     translate_input,
@@ -36,6 +35,7 @@ from server.pooling_reply import (
     make_list,
     make_pooled,
     make_ranking,
+    make_scores,
 )
 from server.schemas.pooling import ClassifyRequest, EmbeddingRequest, PooledRequest, RerankRequest, ScoreRequest
 from server.state import ServerState
@@ -64,8 +64,8 @@ def make_blueprint(state: ServerState) -> Blueprint:
         request, work = await state.reader.read(ClassifyRequest, check_input)
         task = state.llm.get_pooling_task("classify", "score")
         inputs = await translate_input(request, task, state, work)
-        result = await run_pooling(state, request, inputs, make_params(request), "classify", _text_field(request))
-        return await _send_list(state, result, partial(make_classes, result, task))
+        result = await run_pooling(state, request, inputs, "classify", _text_field(request))
+        return await _send_list(state, result, partial(make_classes, result, request, task))
 
     @routes.post("/score")
     @routes.post("/v1/score")
@@ -102,9 +102,10 @@ async def _pool(state: ServerState, *, is_embedding: bool) -> Response:
     if is_embedding:
         check_one_vector(task)
     check_dimensions(request.dimensions, task, state.llm.embedding_width)
+    check_normalization(request, task)
     inputs = await translate_input(request, task, state, work)
     endpoint = "embeddings" if is_embedding else "pooling"
-    result = await run_pooling(state, request, inputs, make_params(request), endpoint, _text_field(request))
+    result = await run_pooling(state, request, inputs, endpoint, _text_field(request))
     make = make_embeddings if is_embedding else make_pooled
     return await _send_list(state, result, partial(make, result, request, task))
 
@@ -119,10 +120,10 @@ async def _score(
 ) -> tuple[PooledResult, list[float]]:
     """Score pairs of texts: by the model's own head, or by the cosine of both embeddings, each computed once."""
     check_one_vector(task)
-    run = partial(run_pooling, state, request, params=make_params(request), endpoint=endpoint, field=field)
+    run = partial(run_pooling, state, request, endpoint=endpoint, field=field)
     if task.name == "score":
         result = await run([TextPair(*pair) for pair in pairs])
-        return result, [float(make_probabilities(delta.pooled, task)[0]) for delta in result.deltas]
+        return result, [float(scores[0]) for scores in make_scores(result, request, task)]
     place = {text: index for index, text in enumerate(dict.fromkeys(text for pair in pairs for text in pair))}
     result = await run([TextPrompt(text) for text in place])
     vectors = [delta.pooled for delta in result.deltas]

@@ -2,14 +2,18 @@
 
 import base64
 import threading
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import BaseModel
 
 from jaxserve.models.pooling_spec import PoolingSpec
 from server import pooling_reply
+from server.schemas.fields import get_rows
+from server.schemas.pooling import ClassifyRequest, EmbeddingRequest, RerankRequest, ScoreRequest
 from tests.fake_llm import BOS, FakeLLM
 from tests.server.api import Api
 from tests.server.pooling_llm import CLASSIFIER, EMBEDDER, SCORER, PoolingLLM
@@ -24,6 +28,14 @@ ROUTES = {
     "/rerank": {"query": "a", "documents": ["b"]},
     "/v2/rerank": {"query": "a", "documents": ["b"]},
 }
+
+SCHEMAS: dict[str, type[BaseModel]] = {
+    "/v1/embeddings": EmbeddingRequest,
+    "/pooling": EmbeddingRequest,
+    "/v1/classify": ClassifyRequest,
+}
+SCHEMAS |= {"/v1/score": ScoreRequest, "/v1/rerank": RerankRequest}
+OF_INPUTS, OF_PAIRS = ("/v1/embeddings", "/pooling", "/v1/classify"), ("/v1/score", "/v1/rerank")
 
 
 @pytest.fixture
@@ -144,6 +156,18 @@ async def test_shared_fields_are_those_of_chat() -> None:
     assert (await plain.post("/v1/embeddings", {"input": "a", "priority": 1})).status == 400
 
 
+@pytest.mark.parametrize("route", ["/v1/embeddings", "/v1/score"])
+async def test_headers_stand_for_fields_as_for_chat(route: str) -> None:
+    headers = {"X-Request-Id": "mine", "X-Vllm-Priority": "5", "X-data-parallel-rank": "0"}
+    api = Api(PoolingLLM(scheduling_policy="priority"))
+    reply = await api.post(route, {**ROUTES[route], "priority": 3, "request_id": "other"}, headers=headers)
+    assert reply.json["id"].endswith("-mine")
+    assert (api.llm.prepared[0][1].priority, api.llm.options["data_parallel_rank"]) == (5, 0)
+    for name in ("X-Vllm-Priority", "X-data-parallel-rank"):
+        refused = await Api(PoolingLLM()).post(route, ROUTES[route], headers={name: "5"})
+        assert (refused.status, refused.error["type"]) == (400, "BadRequestError")
+
+
 @pytest.mark.parametrize("route", ["/v1/score", "/score"])
 async def test_pairs_are_one_with_one_or_many_or_each_with_its_own(route: str) -> None:
     api = Api(PoolingLLM(SCORER))
@@ -213,6 +237,60 @@ async def test_pooling_returns_what_every_kind_of_model_pools(embedder: Api) -> 
     for task in (SCORER, CLASSIFIER):
         reply = await Api(PoolingLLM(task)).post("/pooling", {"input": "ab"})
         assert len(reply.json["data"][0]["data"]) == len(task.labels)
+
+
+async def test_an_activation_can_be_left_out(embedder: Api) -> None:
+    pooled = [embedder.llm.pool([BOS, *b"ab"]), *(PoolingLLM(task).pool(b"ab") for task in (SCORER, CLASSIFIER))]
+    apis = [embedder, Api(PoolingLLM(SCORER)), Api(PoolingLLM(CLASSIFIER))]
+    for api, expected in zip(apis, pooled, strict=True):
+        reply = await api.post("/pooling", {"input": "ab", "use_activation": False})
+        np.testing.assert_allclose(reply.json["data"][0]["data"], expected, rtol=1e-6)
+    for api, route, key in ((apis[2], "/v1/classify", "probs"), (apis[1], "/v1/score", "score")):
+        body = {"input": "ab", "text_1": "a", "text_2": "ab", "use_activation": False}
+        whole = {"probs": pooled[2], "score": pooled[1][0]}
+        np.testing.assert_allclose((await api.post(route, body)).json["data"][0][key], whole[key], rtol=1e-6)
+    ranked = await apis[1].post("/v1/rerank", {"query": "a", "documents": ["ab"], "use_activation": False})
+    np.testing.assert_allclose(ranked.json["results"][0]["relevance_score"], pooled[1][0], rtol=1e-6)
+    for api, more, param in ((apis[0], {"use_activation": False}, "use_activation"), (apis[2], {}, "normalize")):
+        reply = await api.post("/pooling", {"input": "a", "normalize": True, **more})
+        assert (reply.status, reply.error["param"]) == (400, param)
+
+
+@pytest.mark.parametrize("task", [EMBEDDER, SCORER, CLASSIFIER])
+async def test_whatever_is_pooled_may_be_base64(task: Any) -> None:
+    api = Api(PoolingLLM(task))
+    plain, packed = [
+        (await api.post("/pooling", {"input": "ab", "encoding_format": form})).json["data"][0]["data"]
+        for form in ("float", "base64")
+    ]
+    np.testing.assert_allclose(np.frombuffer(base64.b64decode(packed), "<f4"), plain, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("routes", "field", "value"),
+    [
+        (SCHEMAS, "padding", "max_length"),
+        (SCHEMAS, "chat_template_kwargs", {"a": 1}),
+        (SCHEMAS, "mm_processor_kwargs", {"a": 1}),
+        (OF_INPUTS, "media_io_kwargs", {"image": {}}),
+        (OF_INPUTS, "chat_template", "x"),
+        (OF_INPUTS, "add_generation_prompt", True),
+        (OF_INPUTS, "continue_final_message", True),
+        (OF_INPUTS[:2], "embed_dtype", "float16"),
+        (OF_INPUTS[:2], "endianness", "big"),
+        (OF_PAIRS, "instruction", "x"),
+        (OF_PAIRS, "max_tokens_per_query", 5),
+        (OF_PAIRS, "max_tokens_per_doc", 5),
+    ],
+)
+async def test_what_is_not_offered_is_refused_by_name(routes: Iterable[str], field: str, value: Any) -> None:
+    for route in routes:
+        api = Api(PoolingLLM(CLASSIFIER if route == "/v1/classify" else EMBEDDER))
+        reply = await api.post(route, {**ROUTES[route], field: value})
+        assert (reply.status, reply.error["param"]) == (400, field)
+        assert reply.error["message"].startswith(f"{field} is not supported yet")
+        for nothing in (None, *get_rows(SCHEMAS[route])[field].neutral):
+            assert (await api.post(route, {**ROUTES[route], field: nothing})).status == 200
 
 
 @pytest.mark.parametrize("route", ["/v1/embeddings", "/v1/score", "/v1/rerank"])
