@@ -111,12 +111,14 @@ def encode(
 
     Raises RequestError for a request that cannot be served.
     """
-    params = pooling_params or PoolingParams()
-    task = self._blocking_client.client.limits.get_task("embed", "score", "classify")
+    client, params = self._blocking_client.client, pooling_params or PoolingParams()
+    task = client.limits.get_task("embed", "score", "classify")
+    check_dimensions(params.dimensions, task, client.width)
     results = _pool(self, _parse(prompts), params, use_tqdm)
     if task.name != "embed":
         return [make_probabilities(pooled, task) for pooled, _, _ in results]
-    return [make_embedding(pooled, task, normalize=params.normalize) for pooled, _, _ in results]
+    options = {"dimensions": params.dimensions, "normalize": params.normalize}
+    return [make_embedding(pooled, task, **options) for pooled, _, _ in results]
 
 
 def _parse(prompts: Any, before: str = "") -> list[PoolingInput]:

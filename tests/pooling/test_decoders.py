@@ -69,6 +69,8 @@ def test_a_cut_embedding_has_length_1_again(llm, network):
     ids = random_ids(20)
     [output] = llm.embed([ids], pooling_params=PoolingParams(dimensions=8))
     np.testing.assert_allclose(output.embedding, unit(hidden_vectors(network, ids)[-1][:8]), atol=TOLERANCE)
+    [vector] = llm.encode([ids], pooling_params=PoolingParams(dimensions=8))
+    np.testing.assert_allclose(vector, output.embedding, atol=1e-6)
 
 
 def test_an_embedding_may_keep_its_length(llm, network):
