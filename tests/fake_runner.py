@@ -10,7 +10,7 @@ from dataclasses import fields
 
 import numpy as np
 
-from jaxserve.cache.groups import GroupSize
+from jaxserve.cache.groups import GroupSize, PageCopy
 from jaxserve.engine.plan import Chunk, DecodeBatch, Mask, SampledTokens, StepMasks, StepPlan, StepResult
 from jaxserve.layers.adapter import Adapter
 from jaxserve.sampling.columns import REPETITION_PENALTY
@@ -152,15 +152,7 @@ class FakeRunner:
 
     def forward(self, plan: StepPlan) -> FakeLogits:
         """Return the plan with digests in place of logits; the work that a device does later is done at once."""
-        written: set[tuple[int, int]] = set()
-        for group, source, target in plan.page_copies:
-            assert not written & {(group, source), (group, target)}, "the order of these copies matters"
-            written.add((group, target))
-            if (group, source) in self.states:
-                self.states[group, target] = self.states[group, source]
-            for offset in range(self.page_size):
-                if (group, source, offset) in self.slots:
-                    self.slots[group, target, offset] = self.slots[group, source, offset]
+        self._copy_pages(plan.page_copies)
         for row, new in plan.penalty_rows:
             self.lines[row] = PenaltyRow(*(array.copy() for array in new))
         self.adapters |= {slot: digest_of(adapter) for slot, adapter in plan.adapters}
@@ -169,6 +161,22 @@ class FakeRunner:
         decode = self._decode(plan.decode) if plan.decode is not None else []
         beams = [self._decode(batch) for batch in plan.beams]
         return plan, decode, beams, [self._chunk(chunk) for chunk in plan.chunks]
+
+    def _copy_pages(self, copies: Sequence[PageCopy]) -> None:
+        """Copy pages at once, which is the same as one by one where none can be exchanged."""
+        written: set[tuple[int, int]] = set()
+        for group, source, target in copies:
+            places = {(group, target)} if self.sizes[group].num_host_pages else {(group, source), (group, target)}
+            assert not written & places, "the order of these copies matters"
+            written.add((group, target))
+        states, offsets = self.states, range(self.page_size)
+        states |= {(group, to): states[group, page] for group, page, to in copies if (group, page) in states}
+        cells = [(group, page, to, offset) for group, page, to in copies for offset in offsets]
+        self.slots |= {
+            (group, to, offset): self.slots[group, page, offset]
+            for group, page, to, offset in cells
+            if (group, page, offset) in self.slots
+        }
 
     def sample(self, handle: FakeLogits, masks: StepMasks) -> StepResult:
         """Sample at once: the handle of a step is its result."""

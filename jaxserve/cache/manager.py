@@ -295,7 +295,8 @@ class CacheManager:
         self.indexes = tuple(map(self._make_index, range(len(self.pools)))) if self._has_prefix_cache else ()
         if self.events is not None:
             self.events.on_clear()
-        self.page_copies = PageCopies([size.num_pages for size in self.sizes])
+        in_host_memory = [group for group, size in enumerate(self.sizes) if size.num_host_pages]
+        self.page_copies = PageCopies([size.num_pages for size in self.sizes], in_host_memory)
         self.snapshots: Snapshots | None = None
         if slots and self.indexes:
             indexes = {group: self.indexes[group] for group in slots}

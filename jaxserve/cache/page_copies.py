@@ -1,6 +1,10 @@
-"""The copies of pages that a step begins with, in an order in which they may be executed one by one or at once."""
+"""The copies of pages that a step begins with, in an order in which they may be executed one by one or at once.
 
-from collections.abc import Iterable, Sequence
+Where host memory keeps snapshots, two sequences that start together may take the slots of each other's snapshots: one
+evicts what the other one finds in host memory. Such pages are exchanged, for which there is no order.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
 
 from jaxserve.cache.groups import PageCopy
 from jaxserve.cache.pool import CacheInvariantError
@@ -13,10 +17,11 @@ class PageCopies:
     that is copied into twice gets the later one.
 
     num_pages   by group the number of pages on the device; those behind are in host memory
+    exchanging  the groups whose pages may be exchanged
     """
 
-    def __init__(self, num_pages: Sequence[int]) -> None:
-        self._num_pages = tuple(num_pages)
+    def __init__(self, num_pages: Sequence[int], exchanging: Collection[int] = ()) -> None:
+        self._num_pages, self._exchanging = tuple(num_pages), frozenset(exchanging)
         self._sources: dict[tuple[int, int], int] = {}  # (group, target) → source
 
     @property
@@ -41,15 +46,19 @@ class PageCopies:
         }
 
     def take(self) -> tuple[PageCopy, ...]:
-        """Return all copies, and forget them. Pages are copied from before anything is copied into them.
+        """Return all copies, and forget them: each is of what its source holds before the step.
 
-        Raises CacheInvariantError if pages are copied in a circle: the scheduler exchanges no pages.
+        Pages are copied from before anything is copied into them, except for those that are exchanged.
+
+        Raises CacheInvariantError if pages are exchanged in a group whose pages cannot be.
         """
         left, self._sources = self._sources, {}
         copies: list[PageCopy] = []
         while left:
             read = {(group, source) for (group, _), source in left.items()}
             ready = [place for place in left if place not in read]
+            if not ready:
+                ready = [place for place in left if place[0] in self._exchanging][:1]
             if not ready:
                 raise CacheInvariantError(f"pages are copied in a circle: {left}")
             copies += [(group, left.pop((group, target)), target) for group, target in ready]

@@ -231,7 +231,10 @@ class Executor:
         return replace(logits, inputs=batch.fork_inputs(forks, logits.logits_BV.shape[0], self._pad_row))
 
     def copy_pages(self, copies: Sequence[PageCopy]) -> None:
-        """Enqueue copies of pages, which may be made at once: none is of what another one writes."""
+        """Enqueue copies of pages, each of what its source holds before all of them.
+
+        Without host memory none is of what one before it writes (cache/page_copies.py).
+        """
         if self._host_states is None:
             self._copy_device_pages(copies)
         else:
@@ -240,15 +243,19 @@ class Executor:
     def _copy_states(self, host: HostStates, copies: Sequence[PageCopy]) -> None:
         """Enqueue copies of pages, some of which are in host memory; all are read before they are written."""
         divided = divide_copies(copies, self.table.first_host_pages)
-        reloaded = [(group, host.get(group, source), slot) for group, source, slot in divided.reloaded]
+        states = [(group, host.get(group, source), slot) for group, source, slot in divided.reloaded]
+        states += [(group, self._read_state(group, source), slot) for group, source, slot in divided.exchanged]
         host.copy(divided.on_host)
         for group, slot, target in divided.offloaded:
-            host.put(group, target, self.programs[ReadState(group)](self.state.pages, np.int32(slot)))
+            host.put(group, target, self._read_state(group, slot))
         if divided.on_device:
             self._copy_device_pages(divided.on_device)
-        for group, state, slot in reloaded:
+        for group, state, slot in states:
             pages = self.programs[WriteState(group)](self.state.pages, state, np.int32(slot))
             self.state = replace(self.state, pages=pages)
+
+    def _read_state(self, group: int, slot: int) -> tuple[Array, ...]:
+        return self.programs[ReadState(group)](self.state.pages, np.int32(slot))
 
     def _copy_device_pages(self, copies: Sequence[PageCopy]) -> None:
         num_groups = len(self.table.model.groups)

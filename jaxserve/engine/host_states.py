@@ -19,24 +19,32 @@ from jaxserve.parallel.sharding import STACKED
 
 
 class DividedCopies(NamedTuple):
-    """Page copies by where they lead: to host memory, between pages of the device, from host memory, within it."""
+    """Page copies by where they lead: to host memory, between pages of the device, from host memory, within it.
+
+    exchanged   Those between pages of the device that come behind a copy into their source.
+    """
 
     offloaded: list[PageCopy]
     on_device: list[PageCopy]
     reloaded: list[PageCopy]
     on_host: list[PageCopy]
+    exchanged: list[PageCopy]
 
 
 def divide_copies(copies: Sequence[PageCopy], first_host_pages: Mapping[int, int]) -> DividedCopies:
     """Divide page copies. first_host_pages: for groups with states in host memory the page id of the first there."""
-    divided = DividedCopies([], [], [], [])
+    divided, written = DividedCopies([], [], [], [], []), set[tuple[int, int]]()
     for copy in copies:
         group, source, target = copy
         first = first_host_pages.get(group, max(source, target) + 1)
-        if source < first:
+        if target < first and (group, source) in written:
+            divided.exchanged.append(copy)
+        elif source < first:
             (divided.on_device if target < first else divided.offloaded).append(copy)
         else:
             (divided.reloaded if target < first else divided.on_host).append(copy)
+        if target < first:
+            written.add((group, target))
     return divided
 
 
@@ -60,9 +68,8 @@ class HostStates:
         return tuple(jax.device_put(array, self._on_device) for array in self._states[group, page])
 
     def copy(self, copies: Sequence[PageCopy]) -> None:
-        """Copy states within host memory. None of them is copied from behind a copy into it."""
-        for group, source, target in copies:
-            self._states[group, target] = self._states[group, source]
+        """Copy states within host memory, all at once."""
+        self._states |= {(group, target): self._states[group, source] for group, source, target in copies}
 
     def clear(self) -> None:
         """Forget all states."""

@@ -126,6 +126,25 @@ def test_host_memory_never_loses_what_is_being_restored():
     audit_pages(cache, [pages])
 
 
+def test_two_sequences_that_start_together_may_exchange_the_slots_of_their_snapshots():
+    """The first evicts what the second one restores, and its own snapshot is the cheapest to evict then."""
+    cache = make(num_slots=5, num_rows=3, num_host_pages=4)
+    first, second = ([number, *TOKENS[1:]] for number in (100, 200))
+    slots = [keep(cache, 8, first), keep(cache, 8, second)]
+    for number in (300, 400):
+        keep(cache, 48, [number, *TOKENS[1:]])
+    start(cache, [500] * 50)  # has the last free slot
+    rows = []
+    for tokens in (second, first):
+        pages, hit, copies = start(cache, tokens)
+        assert hit.num_pages == 2
+        cache.page_copies.plan(copies)
+        rows += pages.by_group[STATES]
+    assert rows == slots
+    copies = cache.page_copies.take()
+    assert {copy for copy in copies if copy[2] in slots} == {(STATES, slots[1], slots[0]), (STATES, slots[0], slots[1])}
+
+
 def test_host_memory_counts_what_it_loses_and_a_cleared_cache_has_nothing_there():
     cache = make(num_slots=3, num_rows=1, num_host_pages=1)
     for first in range(100, 600, 100):

@@ -95,6 +95,27 @@ def test_the_state_of_a_failed_step_is_not_kept(overlap):
     assert run_one(world, prompt(30)) and world.cache.snapshots.num_held == 0
 
 
+@BOTH
+def test_conversations_that_go_on_together_may_exchange_their_slots(overlap):
+    """One takes the slot of the other's snapshot, which it evicts to host memory, and the other one that of its own."""
+    world = World(max_num_seqs=3, num_states=1, num_snapshots=1, num_host_snapshots=4, overlap=overlap, num_pages=200)
+    short, others = [prompt(9, start) for start in (2, 9)], [prompt(49, start) for start in (16, 23)]
+    for tokens in (*short, *others):  # snapshots of the others cost more
+        run_one(world, tokens, borders=(len(tokens) - 1,), max_tokens=1)
+    world.add(prompt(9, start=30), max_tokens=12, eos=None)
+    world.step()
+    later = [world.add([*tokens, 3], max_tokens=3, eos=None) for tokens in reversed(short)]
+    world.run()
+    world.check()
+    assert [cached(world, request) for request in later] == [8, 8]
+    assert any(_has_exchange(plan.page_copies) for plan in world.plans)
+
+
+def _has_exchange(copies):
+    places = {((group, source), (group, target)) for group, source, target in copies}
+    return any((target, source) in places for source, target in places)
+
+
 def test_without_prefix_cache_no_chunk_ends_at_a_border_and_nothing_is_copied():
     world = World(num_states=1, prefix=False)
     run_one(world, prompt(14), borders=(8,), max_tokens=40)

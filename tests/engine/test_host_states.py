@@ -95,7 +95,33 @@ def test_a_model_without_recurrent_layers_has_no_use_for_it(tiny_model):
         build(configure(tiny_model))
 
 
+def test_states_that_are_exchanged_are_read_before_they_are_written(built):
+    run_turn(Bench(built), PROMPTS[:4])
+    executor = built.engine.runner.executor
+    [(group, first)] = executor.table.first_host_pages.items()
+
+    def read(slot):
+        return list(map(np.asarray, executor._read_state(group, slot)))
+
+    before = {slot: read(slot) for slot in (1, 2, 3)}
+    assert not all(np.array_equal(one, other) for one, other in zip(before[1], before[2], strict=True))
+    executor.copy_pages([(group, 3, first)])
+    executor.copy_pages([(group, 1, 3), (group, 1, first + 1), (group, 2, 1), (group, first, 2), (group, 3, first)])
+    executor.copy_pages([(group, first, 4), (group, first + 1, 5)])
+    expected = {1: before[2], 2: before[3], 3: before[1], 4: before[3], 5: before[1]}
+    for slot, arrays in expected.items():
+        assert all(map(np.array_equal, read(slot), arrays)), slot
+    executor.copy_pages([(group, 1, 2), (group, 2, 1)])
+    assert all(map(np.array_equal, read(1), before[3])) and all(map(np.array_equal, read(2), before[2]))
+
+
 def test_copies_are_divided_by_where_they_lead():
-    divided = divide_copies([(0, 9, 1), (1, 1, 2), (1, 1, 9), (1, 9, 1), (1, 9, 8)], {1: 5})
+    copies = [(0, 9, 1), (1, 1, 2), (1, 1, 9), (1, 9, 1), (1, 9, 8), (1, 2, 3), (1, 2, 9)]
+    divided = divide_copies(copies, {1: 5})
     assert divided.on_device == [(0, 9, 1), (1, 1, 2)]
-    assert (divided.offloaded, divided.reloaded, divided.on_host) == ([(1, 1, 9)], [(1, 9, 1)], [(1, 9, 8)])
+    assert (divided.offloaded, divided.reloaded, divided.on_host) == (
+        [(1, 1, 9), (1, 2, 9)],
+        [(1, 9, 1)],
+        [(1, 9, 8)],
+    )
+    assert divided.exchanged == [(1, 2, 3)]
