@@ -85,6 +85,7 @@ class Engine:
         self._depth = 1 if overlap else 0
         self._in_flight: deque[StepInFlight] = deque()
         self._plan: StepPlan | None = None  # the newest; None while it is made
+        self._outputs: list[TokenOutput] = []  # of the newest step, until they are returned
         self._roofline, self._profiler = roofline, profiler
         self._events = scheduler.cache.events
         self._last_result_s = 0.0  # when the newest result was on the host
@@ -107,16 +108,20 @@ class Engine:
         """Enqueue the next step, if there is one, and return the outputs of the steps whose results are due.
 
         If a step raises, the device state is made anew and all requests are computed again, from their tokens on the
-        host. Raises what the step has raised if this happens too often, or what the second attempt raises.
+        host. Raises what the step has raised if this happens too often, or what the second attempt raises; `fail_all`
+        then returns the outputs of the results that were applied before.
         """
-        outputs: list[TokenOutput] = []
         try:
-            self._step(outputs)
+            self._step(self._outputs)
         except Exception as error:
             self._rebuild(error)
         if self._events is not None:
             self._events.flush()
-        return outputs + self.scheduler.take_failed()
+        return self._take_outputs() + self.scheduler.take_failed()
+
+    def _take_outputs(self) -> list[TokenOutput]:
+        outputs, self._outputs = self._outputs, []
+        return outputs
 
     def _step(self, outputs: list[TokenOutput]) -> None:
         """Enqueue the next step and append the outputs of the steps whose results are due.
@@ -173,9 +178,12 @@ class Engine:
         self.scheduler.stats.on_step(step.plan.num_prompt_tokens, host_s)
 
     def fail_all(self, error: Exception) -> list[TokenOutput]:
-        """End every live request with this error and drop the steps in flight; return the last outputs."""
+        """End every live request with this error and drop the steps in flight; return the last outputs.
+
+        First are those that the last step has not returned because it raised: their requests may be live no more.
+        """
         self._in_flight.clear()
-        return self.scheduler.fail_all(error)
+        return self._take_outputs() + self.scheduler.fail_all(error)
 
     def stats(self) -> StatsSnapshot:
         """Return a snapshot of the metrics. Safe in any thread."""

@@ -109,6 +109,26 @@ def test_tokens_applied_in_the_step_that_fails_are_sent(overlap):
     assert world.runner.num_faults == 1
 
 
+@BOTH
+def test_tokens_applied_in_the_step_that_ends_the_engine_are_sent(overlap, monkeypatch):
+    """The last token of a request, too: nothing else would tell its caller of its end."""
+    world = World(overlap=overlap)
+    engine = Engine(world.scheduler, world.runner, overlap=overlap)
+    world.add(prompt(5), bad=((4,), (5, 6)), max_tokens=9, eos=None)  # its masks need the tokens before them
+    short = world.add(prompt(6, start=9), max_tokens=3, eos=None)
+    world.runner.calls_left["sample"] = 3
+    monkeypatch.setattr(world.scheduler._search, "allows_rebuild", lambda num_suspects: False)
+    outputs = []
+    with pytest.raises(DeviceFault) as raised:
+        while True:
+            outputs += engine.step()
+    outputs += engine.fail_all(raised.value)
+    for output in outputs:
+        world.outputs[output.request_id].append(output)
+    world.check(short)
+    assert engine.fail_all(raised.value) == []
+
+
 def test_a_plan_that_raises_is_made_again(monkeypatch):
     world = World(max_num_seqs=4)
     engine = Engine(world.scheduler, world.runner, overlap=True)
