@@ -273,6 +273,7 @@ class Scheduler:
         self.stats.on_rebuild()
         if culprit is not None:
             self._faults.end(culprit.request, error)
+        self._settle()
 
     def check_invariants(self, in_flight: Sequence[StepPlan]) -> dict[str, Literal[True] | str]:
         """Evaluate the invariants of this state (invariants.py): each holds, or a sentence says what is wrong.

@@ -151,6 +151,20 @@ def test_a_plan_that_raises_is_made_again(monkeypatch):
     assert count_rebuilds(world) == 1
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_nothing_is_kept_of_a_suspect_that_was_aborted_while_it_waited_for_its_trial(stage):
+    """The other one is the cause, and the last request."""
+    world = World()
+    cause, suspect = world.add(prompt(5), eos=None), world.add(prompt(6, start=9), eos=None)
+    world.runner.culprits[cause.request_id] = stage
+    while not world.scheduler._search.is_held(world.scheduler._requests.by_id[suspect.request_id]):
+        world.step()
+    world.scheduler.finish(suspect.request_id)
+    world.run()
+    world.scheduler.audit_leftovers()
+    assert isinstance(world.outputs[cause.request_id][-1].error, GenerationFailed)
+
+
 def test_a_request_is_not_blamed_for_one_that_was_aborted_in_the_step_that_failed():
     """Both are on trial when the cause is aborted; its step fails nevertheless, for the last time."""
     world = World()
