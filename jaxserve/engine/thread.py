@@ -87,6 +87,7 @@ class EngineThread:
         self._on_output = on_output
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._stopping = False
+        self._has_ended = False  # nothing is processed any more but by `_fail_remaining`
         # By the id of the first choice, with the number of choices to come.
         self._groups: dict[int, tuple[RequestGroup, int]] = {}
         self._inspections: list[Future[Any]] = []  # the answers that the next inspection is for
@@ -102,7 +103,8 @@ class EngineThread:
         If the thread has ended, requests of AddRequests end with EngineStopped at once.
         """
         self._commands.put(command)
-        if not self._thread.is_alive():
+        # A thread is alive for a moment after its last look at the queue.
+        if self._has_ended or not self._thread.is_alive():
             self._fail_remaining()
 
     def ask(self, order: Order) -> "Future[Any]":
@@ -150,6 +152,7 @@ class EngineThread:
             log.exception("the engine has died")
             self.error = error
             self._on_output(self.engine.fail_all(EngineStopped("The engine has died; restart the server.")))
+        self._has_ended = True
         self._fail_remaining()
 
     def _process_commands(self, *, block: bool) -> None:

@@ -179,6 +179,21 @@ def test_a_dead_engine_answers_newcomers_at_once(running):
     assert isinstance(until_end(heard, 2).error, EngineStopped)
 
 
+def test_a_request_that_comes_behind_the_last_look_at_the_queue_is_answered(running):
+    """The thread, which is about to end, sends it itself: so it is alive for certain."""
+    thread, _, heard = running
+    fail_remaining = thread._fail_remaining
+
+    def fail_remaining_and_submit():
+        fail_remaining()
+        thread._fail_remaining = fail_remaining
+        thread.submit(add(7))
+
+    thread._fail_remaining = fail_remaining_and_submit
+    thread.submit(_Stop())
+    assert isinstance(until_end(heard, 7).error, EngineStopped)
+
+
 def test_stopping_tells_who_is_left(running):
     thread, _, heard = running
     on_output = thread._on_output
