@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -425,8 +426,9 @@ class AsyncLLM:
     def _on_outputs(self, outputs: list[TokenOutput]) -> None:
         """Hand a step's outputs to the event loop with one call. Runs on an engine's thread."""
         loop = self._loop
-        if outputs and loop is not None and not loop.is_closed():
-            loop.call_soon_threadsafe(self._dispatch, outputs)
+        if outputs and loop is not None:
+            with suppress(RuntimeError):  # it is closed, perhaps since a moment: nobody reads any more
+                loop.call_soon_threadsafe(self._dispatch, outputs)
 
     def _dispatch(self, outputs: list[TokenOutput]) -> None:
         for output in outputs:

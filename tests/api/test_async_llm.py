@@ -20,6 +20,7 @@ from jaxserve import (
     Overloaded,
     SamplingParams,
 )
+from jaxserve.outputs import TokenOutput
 from tests.api.conftest import SETTINGS, generate, idle
 
 LONG = SamplingParams(temperature=0, max_tokens=200, ignore_eos=True)
@@ -170,6 +171,22 @@ async def test_a_template_of_one_s_own_is_rendered_by_a_helper(async_llm, monkey
     with pytest.raises(Overloaded, match="chat templates"):
         await async_llm.prepare(own, SHORT)
     assert (await async_llm.render_chat(ChatPrompt(messages=messages))).text.endswith("assistant\n")
+
+
+class ClosingLoop:
+    """A loop that is open when it is asked, and closed when it is called."""
+
+    def is_closed(self):
+        return False
+
+    def call_soon_threadsafe(self, *_):
+        raise RuntimeError("Event loop is closed")
+
+
+async def test_a_loop_that_closes_while_outputs_arrive_does_not_end_the_engine(async_llm, monkeypatch):
+    monkeypatch.setattr(async_llm, "_loop", ClosingLoop())
+    async_llm._on_outputs([TokenOutput(1)])
+    assert await collect(async_llm, [1, 2, 3], SHORT)
 
 
 class HeldGrammars:
