@@ -57,8 +57,8 @@ class AdapterRegistry:
         loaded = self._loaded.get(name)
         return None if loaded is None else loaded.adapter
 
-    def load(self, name: str, path: str, *, replace: bool = False) -> None:
-        """Read an adapter, which requests may name from then on.
+    def load(self, name: str, path: str, *, replace: bool = False) -> Adapter:
+        """Read an adapter, which requests may name from then on, and return it.
 
         replace   One of the same name is replaced; requests that run keep it.
 
@@ -79,6 +79,7 @@ class AdapterRegistry:
             self._check_free(name, replace)
             self._loaded = {**self._loaded, name: loaded}
         log.info("adapter %.200r is loaded, of rank %d", name, loaded.adapter.rank)
+        return loaded.adapter
 
     def unload(self, name: str) -> bool:
         """Remove an adapter; return whether there was one. Requests that run keep it."""
@@ -93,9 +94,9 @@ class AdapterRegistry:
         Raises as `load`.
         """
         loaded = self._loaded.get(name)
-        if loaded is None or loaded.module.path != path:
-            self.load(name, path, replace=True)
-        return self._loaded[name].adapter
+        if loaded is not None and loaded.module.path == path:
+            return loaded.adapter
+        return self.load(name, path, replace=True)  # another thread may replace it before it is looked up
 
     def _check_free(self, name: str, replace: bool) -> None:
         if name in self._loaded and not replace:

@@ -98,6 +98,18 @@ def test_an_adapter_is_read_again_from_another_place_alone(llm, paths):
     assert other != first and other.name == "same"
 
 
+def test_who_names_an_adapter_gets_it_although_another_one_takes_its_name_meanwhile(llm, paths, monkeypatch):
+    adapters = llm._client.adapters
+
+    def load_other(*_):
+        monkeypatch.undo()
+        adapters.load("shared", paths[2], replace=True)
+
+    monkeypatch.setattr("jaxserve.adapter_registry.log.info", load_other)
+    adapter = adapters.get_or_load("shared", paths[1])
+    assert adapter == adapters.get_or_load("same files", paths[1]) != adapters.find("shared")
+
+
 @pytest.mark.parametrize("text", ["sql", "=x", "x=", '{"name": "a"}', '{"name": "a", "path": 3}', '{"nam": "a"}', "{"])
 def test_a_module_that_cannot_be_understood_is_named(text):
     with pytest.raises(BadConfig, match="lora_modules"):
