@@ -50,7 +50,7 @@ class PromptResult:
 
     is_known        the first result is there
     logprobs        one entry for each prompt token, the first None; None: they were not asked for
-    cached_tokens   prompt tokens that were found in the prefix cache
+    cached_tokens   prompt tokens that its first choice found in the prefix cache
     times           of its newest output, if the request is timed
     """
 
@@ -204,8 +204,9 @@ class Generation:
         result = self.prompt_results[prompt_index]
         if delta.prompt_logprobs is not None:
             result.logprobs = delta.prompt_logprobs
-        result.cached_tokens = max(result.cached_tokens, delta.num_cached_tokens)
-        result.is_known |= delta.index == 0
+        if delta.index == 0:
+            # A choice that starts later finds what this request itself has computed.
+            result.is_known, result.cached_tokens = True, max(result.cached_tokens, delta.num_cached_tokens)
         result.times = delta.times or result.times
         if prompt_index:
             delta = replace(delta, index=prompt_index * self._n + delta.index)

@@ -1,5 +1,7 @@
 """The whole answer of the chat route: keys, their order, and what stands in them."""
 
+from dataclasses import replace
+
 import pytest
 
 from tests.fake_llm import FakeLLM
@@ -62,6 +64,22 @@ async def test_usage_shows_cached_tokens_unless_told_not_to(make_api):
     }
     hidden = await make_api(llm=llm, enable_prompt_tokens_details=False).chat()
     assert hidden.json["usage"]["prompt_tokens_details"] is None
+
+
+class QueuingLLM(FakeLLM):
+    """Its second choice starts when the first has computed the prompt, and finds that."""
+
+    def _choice(self, index, call):
+        first, *others = super()._choice(index, call)
+        return [replace(first, num_cached_tokens=4 * index), *others]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_a_choice_finds_of_another_one_was_not_cached(make_api, stream):
+    options = {"stream_options": {"include_usage": True}} if stream else {}
+    reply = await make_api(llm=QueuingLLM()).chat(n=2, stream=stream, **options)
+    usage = (reply.events[-1] if stream else reply.json)["usage"]
+    assert usage["prompt_tokens_details"] == {"cached_tokens": 0}
 
 
 class TestId:
