@@ -157,6 +157,8 @@ class TextDelta:
     reasoning              The next reasoning of a chat output.
     tool_calls             The next pieces of its tool calls.
     num_reasoning_tokens   How many of token_ids are reasoning.
+    content_tokens         The numbers, from 0 for the choice's first token, of the tokens that are now known to be
+                           content, and no reasoning, marker or call; None: the output is not parsed, and all are.
     times                  The times so far of a choice whose request is timed.
     pooled                 With the only delta of a request that pools: float32 [X], or [n, X].
     """
@@ -172,6 +174,7 @@ class TextDelta:
     reasoning: str = ""
     tool_calls: tuple[ToolCallDelta, ...] = ()
     num_reasoning_tokens: int = 0
+    content_tokens: tuple[int, ...] | None = None
     times: OutputTimes | None = None
     pooled: Any = None
 

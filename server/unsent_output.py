@@ -90,6 +90,7 @@ def merge_deltas(deltas: Sequence[TextDelta]) -> TextDelta:
         return deltas[0]
     last = deltas[-1]
     has_logprobs = any(delta.logprobs is not None for delta in deltas)
+    content_tokens = tuple(chain.from_iterable(delta.content_tokens or () for delta in deltas))
     return replace(
         last,
         text="".join(delta.text for delta in deltas),
@@ -98,4 +99,5 @@ def merge_deltas(deltas: Sequence[TextDelta]) -> TextDelta:
         reasoning="".join(delta.reasoning for delta in deltas),
         tool_calls=tuple(chain.from_iterable(delta.tool_calls for delta in deltas)),
         num_reasoning_tokens=sum(delta.num_reasoning_tokens for delta in deltas),
+        content_tokens=None if last.content_tokens is None else content_tokens,
     )

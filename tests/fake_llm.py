@@ -377,7 +377,7 @@ class FakeLLM:
         for piece in self.get_pieces(index, call):
             said = Piece(piece) if isinstance(piece, str) else piece
             is_cut = len(said.all_text) >= room
-            deltas.append(self._delta(index, said.truncate(room) if is_cut else said, params))
+            deltas.append(self._delta(index, said.truncate(room) if is_cut else said, params, deltas))
             room -= len(said.all_text)
             if is_cut:
                 break
@@ -391,9 +391,10 @@ class FakeLLM:
         deltas[0] = replace(deltas[0], prompt_logprobs=scored, num_cached_tokens=self.count_cached_tokens(call))
         return deltas
 
-    def _delta(self, index: int, said: Piece, params: SamplingParams) -> TextDelta:
+    def _delta(self, index: int, said: Piece, params: SamplingParams, before: Sequence[TextDelta]) -> TextDelta:
         ids = tuple(ord(one) for one in said.all_text)
-        logprobs = None
+        start = sum(len(delta.token_ids) for delta in before) + len(said.reasoning)
+        logprobs, is_parsed = None, (self.reasoning_parser or self.tool_parser) is not None
         if params.logprobs is not None:
             wanted = tuple(make_logprob(one, -5.0) for one in params.logprob_token_ids)
             logprobs = tuple(replace(make_token_logprob(one, params.logprobs), requested=wanted) for one in ids)
@@ -405,6 +406,7 @@ class FakeLLM:
             reasoning=said.reasoning,
             tool_calls=said.calls,
             num_reasoning_tokens=len(said.reasoning),
+            content_tokens=tuple(range(start, start + len(said.text))) if is_parsed else None,
         )
 
     def _prompt_logprobs(

@@ -29,12 +29,14 @@ class ParsedDelta:
     content                Content text.
     tool_calls             Deltas of tool calls.
     num_reasoning_tokens   Tokens whose start was marked and which are now known to be reasoning.
+    content_tokens         The numbers, from 0, of those that are now known to be content.
     """
 
     reasoning: str = ""
     content: str = ""
     tool_calls: tuple[ToolCallDelta, ...] = ()
     num_reasoning_tokens: int = 0
+    content_tokens: tuple[int, ...] = ()
 
     def __add__(self, later: "ParsedDelta") -> "ParsedDelta":
         return ParsedDelta(
@@ -42,6 +44,7 @@ class ParsedDelta:
             self.content + later.content,
             self.tool_calls + later.tool_calls,
             self.num_reasoning_tokens + later.num_reasoning_tokens,
+            self.content_tokens + later.content_tokens,
         )
 
 
@@ -81,7 +84,9 @@ class OutputParser:
         self._leading_whitespace: str | None = ""  # of the content, until something else comes
         self._keeps_leading_whitespace = True
         self._token_starts: deque[int] = deque()
+        self._num_assigned_tokens = 0  # to reasoning, content, or neither; the starts are those of the others
         self._num_reasoning_tokens = 0
+        self._content_tokens: list[int] = []
         self._reasoning_end = -1  # position of the end of the last reasoning so far, or -1
         self._buffer = TextBuffer()
         self._spent_s = 0.0
@@ -100,6 +105,7 @@ class OutputParser:
         """Parse more text and return what it adds."""
         if self._has_given_up:
             self._emit_content(self._unescape(piece))
+            self._assign_rest_to_content()
         elif piece:
             self._buffer.feed(piece)
             self._advance()
@@ -143,7 +149,7 @@ class OutputParser:
         """Receive a piece of the content, which may hold unmarked calls."""
         if self._spec.requires_tool_call:
             return
-        self._take_token_starts(self._buffer.position)
+        self._assign_to_content(text)
         text = self._unescape(text)
         if self._unmarked is None:
             self._emit_content(text)
@@ -206,7 +212,7 @@ class OutputParser:
         held = self._buffer.pending_text()
         self._parsing, self._has_given_up = None, True
         self._drop_unmarked()
-        self._token_starts.clear()
+        self._assign_rest_to_content()
         self._emit_content(self._unescape(held))
 
     def _parse_unmarked(self, step: Callable[[UnmarkedCallParser], None]) -> None:
@@ -225,11 +231,30 @@ class OutputParser:
 
     def _take_delta(self) -> ParsedDelta:
         content, reasoning = "".join(self._content), "".join(self._reasoning)
-        delta = ParsedDelta(reasoning, content, self._calls.take_deltas(), self._num_reasoning_tokens)
+        calls, content_tokens = self._calls.take_deltas(), tuple(self._content_tokens)
+        delta = ParsedDelta(reasoning, content, calls, self._num_reasoning_tokens, content_tokens)
         self._reasoning.clear()
         self._content.clear()
+        self._content_tokens.clear()
         self._num_reasoning_tokens = 0
         return delta
+
+    def _assign_to_content(self, text: str) -> None:
+        """Note the tokens of content: it comes next in the buffer, or was read last, as what might have been a call."""
+        buffer = self._buffer
+        is_next = buffer.text.startswith(text, buffer.pos) or text.isspace()  # a dialect may add a line break
+        start = buffer.position - (0 if is_next else len(text))
+        self._take_token_starts(start)
+        first = self._num_assigned_tokens
+        self._take_token_starts(start + len(text))
+        self._content_tokens += range(first, self._num_assigned_tokens)
+
+    def _assign_rest_to_content(self) -> None:
+        """Note that all tokens are content's of which nothing is known yet."""
+        first = self._num_assigned_tokens
+        self._num_assigned_tokens += len(self._token_starts)
+        self._token_starts.clear()
+        self._content_tokens += range(first, self._num_assigned_tokens)
 
     def _take_token_starts(self, position: int) -> int:
         """Remove the token starts before a position and return their number."""
@@ -237,6 +262,7 @@ class OutputParser:
         while self._token_starts and self._token_starts[0] < position:
             self._token_starts.popleft()
             num_tokens += 1
+        self._num_assigned_tokens += num_tokens
         return num_tokens
 
     def _unescape(self, text: str) -> str:

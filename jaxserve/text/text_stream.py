@@ -94,6 +94,7 @@ class TextStream:
             reasoning=delta.reasoning,
             tool_calls=delta.tool_calls,
             num_reasoning_tokens=delta.num_reasoning_tokens,
+            content_tokens=None if self._parser is None else delta.content_tokens,
         )
 
     def _ends_at(self, output: TokenOutput, number: int) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from jaxserve import FinishReason, TextDelta
+from jaxserve import FinishReason, TextDelta, TokenLogprob
 from server.chat_message import MessageRenderer
 from server.errors import ApiError
 from server.generation import Generation
@@ -56,7 +56,9 @@ class ResponsesWriter:
         self._items: list[OutputItem] = []
         shows_tokens = renderer.shows_reasoning or not metadata.counts_reasoning
         self._shows_logprobs = bool(mapped.chat.logprobs) and shows_tokens
-        self._logprobs: list[dict[str, Any]] = []  # of tokens whose text has not come yet
+        self._logprobs: list[dict[str, Any]] = []  # of text that has not been written yet
+        self._entries: dict[int, TokenLogprob] = {}  # of tokens of which it is not known whether they are text
+        self._num_entries = 0
         self._tokens = TokenCounts()
         self._finish_reason: FinishReason | None = None
         self._num_events = 0
@@ -130,11 +132,19 @@ class ResponsesWriter:
     def _add(self, delta: TextDelta) -> list[Event]:
         self._tokens.add(delta)
         self._finish_reason = delta.finish_reason
-        if self._shows_logprobs and delta.logprobs:
-            k = self._generation.jobs[0].params.logprobs or 0
-            entries = delta.logprobs[delta.num_reasoning_tokens :]
+        if self._shows_logprobs:
+            k, entries = self._generation.jobs[0].params.logprobs or 0, self._take_text_entries(delta)
             self._logprobs += render_chat_logprobs(entries, k, self._metadata.tokens_as_ids)
         return self._write_blocks(self._builder.add(self._renderer.render_delta(delta)))
+
+    def _take_text_entries(self, delta: TextDelta) -> list[TokenLogprob]:
+        """Return the logprobs of the tokens that are now known to be text; they may have come with an earlier delta."""
+        entries = delta.logprobs or ()
+        numbers = range(self._num_entries, self._num_entries + len(entries))
+        self._num_entries += len(entries)
+        self._entries |= zip(numbers, entries, strict=True)
+        known = numbers if delta.content_tokens is None else delta.content_tokens
+        return [self._entries.pop(number) for number in known if number in self._entries]
 
     def _write_blocks(self, steps: Iterable[BlockEvent]) -> list[Event]:
         return [event for step in steps for event in self._write_block(step)]

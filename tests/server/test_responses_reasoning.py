@@ -2,8 +2,9 @@
 
 import pytest
 
+from jaxserve import FinishReason, TextDelta
 from server.responses.reasoning_seal import open_reasoning
-from tests.fake_llm import FakeLLM, Piece
+from tests.fake_llm import FakeLLM, Piece, make_token_logprob
 
 THINKING = [Piece(reasoning="Hm, "), Piece(reasoning="so"), Piece("Yes")]
 
@@ -59,3 +60,32 @@ async def test_logprobs_are_those_of_the_text(thinking_api):
     response = (await thinking_api.respond(include=["message.output_text.logprobs"])).json
     part = response["output"][1]["content"][0]
     assert [entry["token"] for entry in part["logprobs"]] == ["Y", "e", "s"]
+
+
+class MarkingLLM(FakeLLM):
+    """Its reasoning stands between tokens that are markers, and its text waits for the last of its tokens."""
+
+    def _choice(self, index, call):
+        parts = (
+            ("<Hm", {"reasoning": "Hm", "num_reasoning_tokens": 2}),
+            (">Ye", {}),
+            ("s", {"text": "Yes", "content_tokens": (4, 5, 6), "finish_reason": FinishReason.STOP}),
+        )
+        return [
+            TextDelta(
+                index=index,
+                token_ids=tuple(map(ord, tokens)),
+                logprobs=tuple(make_token_logprob(ord(token), 0) for token in tokens),
+                **({"text": "", "content_tokens": ()} | fields),
+            )
+            for tokens, fields in parts
+        ]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_logprobs_of_markers_are_not_those_of_the_text(make_api, stream):
+    api = make_api(llm=MarkingLLM(reasoning_parser="qwen3"))
+    reply = await api.respond(stream=stream, include=["message.output_text.logprobs"])
+    response = reply.named_events[-1]["response"] if stream else reply.json
+    [part] = response["output"][1]["content"]
+    assert (part["text"], [entry["token"] for entry in part["logprobs"]]) == ("Yes", ["Y", "e", "s"])

@@ -261,6 +261,31 @@ def test_tokens_of_the_reasoning_are_counted_without_those_of_its_markers():
             assert "".join(delta.text for delta in deltas) == "4"
 
 
+@pytest.mark.parametrize("answer", ["4 😀", "\n\nIs it <tool_call>5</tool_call>?", '{"a": [1]} 4'])
+def test_tokens_of_the_content_are_told_without_those_of_reasoning_markers_and_calls(answer):
+    before, after = "<think> hm 😀 the</think>", WRITERS["hermes"](CALLS)
+    ids = TOKENIZER.encode(before + answer + after)
+    start, end = len(TOKENIZER.encode(before)), len(TOKENIZER.encode(before + answer))
+    assert TOKENIZER.decode(ids[start:end]) == answer
+    for cut in range(len(ids) + 1):
+        deltas = streamed([*ids, TOKENIZER.eos_token_id], cut, dialect("hermes", "qwen3"))
+        assert "".join(delta.text for delta in deltas) == answer
+        assert [number for delta in deltas for number in delta.content_tokens] == [*range(start, end)]
+
+
+def test_where_parsing_has_failed_all_that_follows_is_content(monkeypatch):
+    ids, bound = TOKENIZER.encode("<think> hm </think>4 is it"), dialect(None, "qwen3")
+    parser = bound.create_parser(output_spec())
+    stream, numbers = TextStream(TOKENIZER, SamplingParams(), [], 0, parser), []
+    for number, token_id in enumerate(ids):
+        if number == len(ids) - 2:
+            parser._give_up("on purpose")
+        delta = stream.push(TokenOutput(1, (token_id,)))
+        assert delta is not None and delta.content_tokens is not None
+        numbers += delta.content_tokens
+    assert numbers == [*range(len(TOKENIZER.encode("<think> hm </think>")), len(ids))]
+
+
 def test_an_answer_that_never_ends_its_reasoning_is_counted_to_its_last_token():
     ids = TOKENIZER.encode("<think> hm 😀")
     for end in range(len(TOKENIZER.encode("<think>")), len(ids) + 1):
