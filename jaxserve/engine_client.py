@@ -176,6 +176,7 @@ class EngineClient:
             grammar=plan.grammar and plan.grammar.spec,
             reasoning=plan.reasoning,
             reasoning_end_ids=plan.reasoning_end_ids,
+            is_parsed=plan.make_parser is not None,
             snapshot_borders=ready.snapshot_borders,
             cache_salt=ready.cache_salt,
             adapter=ready.adapter,

@@ -26,4 +26,5 @@ class OutputTrackers:
 
     def start_stop_cursor(self, request: Request) -> StopCursor | None:
         """Return the position at which the outputs of a beam search begin; None if it has no stop strings."""
-        return StopCursor.from_params(self._tokenizer, request.params, request.prompt_ids)
+        control_tokens = self._dialect.control_tokens if request.is_parsed else None
+        return StopCursor.from_params(self._tokenizer, request.params, request.prompt_ids, control_tokens)

@@ -78,6 +78,8 @@ class Request:
     grammar                     The grammar of the output after its reasoning.
     reasoning                   The reasoning before it, if a grammar or a thinking budget must know where it ends.
     reasoning_end_ids           The tokens that end the reasoning when its budget (thinking_token_budget) is used up.
+    is_parsed                   Its output is parsed: tokens that are markers are characters of the text in which stop
+                                strings are looked for.
     snapshot_borders            Positions up to which later prompts may share this one, ascending: those of the ends of
                                 system text and messages. Of a model with recurrent layers states are kept there.
     cache_salt                  Pages are shared only with requests of the same salt.
@@ -106,6 +108,7 @@ class Request:
     grammar: GrammarSpec | None = None
     reasoning: ReasoningSpec | None = None
     reasoning_end_ids: tuple[int, ...] = ()
+    is_parsed: bool = False
     snapshot_borders: tuple[int, ...] = ()
     cache_salt: str | None = None
     adapter: Adapter | None = None

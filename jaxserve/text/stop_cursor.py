@@ -4,11 +4,11 @@ It uses the same detokenizer and the same matcher as TextStream, so both end at 
 one, so a cursor never changes: `advance` returns another one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from jaxserve.sampling_params import SamplingParams
-from jaxserve.text.detokenizer import Detokenizer, create_detokenizer
+from jaxserve.text.detokenizer import Detokenizer, EscapingDetokenizer, create_detokenizer
 from jaxserve.text.stop import StopMatcher
 from jaxserve.text.tokenizer import Tokenizer
 
@@ -30,12 +30,21 @@ class StopCursor:
 
     @classmethod
     def from_params(
-        cls, tokenizer: Tokenizer, params: SamplingParams, prompt_ids: Sequence[int]
+        cls,
+        tokenizer: Tokenizer,
+        params: SamplingParams,
+        prompt_ids: Sequence[int],
+        control_tokens: Mapping[int, str] | None = None,
     ) -> "StopCursor | None":
-        """Return the state before the first token of an output; None if there are no stop strings."""
+        """Return the state before the first token of an output; None if there are no stop strings.
+
+        control_tokens   as for a TextStream with a parser; None: the output is not parsed
+        """
         if not params.stop:
             return None
         text = create_detokenizer(tokenizer, prompt_ids, params.skip_special_tokens)
+        if control_tokens:
+            text = EscapingDetokenizer(text, control_tokens)
         return cls(text, StopMatcher(params.stop, params.include_stop_str_in_output), params.min_tokens)
 
     def advance(self, token_id: int) -> "tuple[StopCursor, str | None]":

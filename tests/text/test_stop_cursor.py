@@ -9,6 +9,7 @@ from jaxserve.sampling_params import SamplingParams
 from jaxserve.text.stop_cursor import StopCursor
 from jaxserve.text.text_stream import TextStream
 from jaxserve.text.tokenizer import Tokenizer
+from tests.text.parsing import dialect, output_spec
 from tests.text.tiny_tokenizers import byte_fallback_backend, byte_level_backend, make, words_backend
 
 TOKENIZERS = {
@@ -27,10 +28,23 @@ def end_of(cursor: StopCursor, tokens: list[int]) -> tuple[int, str | None]:
     return len(tokens), None
 
 
-def start(tokenizer: Tokenizer, params: SamplingParams, prompt: list[int]) -> StopCursor:
-    cursor = StopCursor.from_params(tokenizer, params, prompt)
+MARKERS = {2: "\U000f0000", 7: "\U000f0001", 200: "\U000f0002"}
+
+
+def start(
+    tokenizer: Tokenizer, params: SamplingParams, prompt: list[int], control_tokens: dict[int, str] | None = None
+) -> StopCursor:
+    cursor = StopCursor.from_params(tokenizer, params, prompt, control_tokens)
     assert cursor is not None
     return cursor
+
+
+def open_stream(
+    tokenizer: Tokenizer, params: SamplingParams, prompt: list[int], control_tokens: dict[int, str] | None
+) -> TextStream:
+    """A stream whose parser, if it has one, finds nothing but content."""
+    parser = dialect(None).create_parser(output_spec(tools=())) if control_tokens else None
+    return TextStream(tokenizer, params, prompt, 0, parser, control_tokens)
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
@@ -40,8 +54,9 @@ def start(tokenizer: Tokenizer, params: SamplingParams, prompt: list[int]) -> St
     included=st.booleans(),
     hides=st.booleans(),
     min_tokens=st.integers(0, 6),
+    control_tokens=st.sampled_from([None, MARKERS]),
 )
-def test_it_agrees_with_the_stream(name, data, prompt, included, hides, min_tokens):
+def test_it_agrees_with_the_stream(name, data, prompt, included, hides, min_tokens, control_tokens):
     tokenizer = TOKENIZERS[name]
     tokens = data.draw(st.lists(st.integers(0, tokenizer.backend.get_vocab_size()), min_size=1, max_size=12))
     text = tokenizer.decode(tokens)
@@ -50,14 +65,14 @@ def test_it_agrees_with_the_stream(name, data, prompt, included, hides, min_toke
     params = SamplingParams(
         stop=stops, include_stop_str_in_output=included, skip_special_tokens=hides, min_tokens=min_tokens
     )
-    num, stop = end_of(start(tokenizer, params, prompt), tokens)
+    num, stop = end_of(start(tokenizer, params, prompt, control_tokens), tokens)
     reason = FinishReason.LENGTH if stop is None else FinishReason.STOP
-    delta = TextStream(tokenizer, params, prompt).push(
+    delta = open_stream(tokenizer, params, prompt, control_tokens).push(
         TokenOutput(1, tuple(tokens[:num]), finish_reason=reason, stop_reason=stop)
     )
     assert (delta.finish_reason, delta.stop_reason, delta.token_ids) == (reason, stop, tuple(tokens[:num]))
 
-    stream, deltas = TextStream(tokenizer, params, prompt), []
+    stream, deltas = open_stream(tokenizer, params, prompt, control_tokens), []
     for token in tokens:
         if not stream.finished:
             deltas.append(stream.push(TokenOutput(1, (token,))))
