@@ -26,6 +26,7 @@ from jaxserve.weights.packing import pack_shard
 from jaxserve.weights.protocol import Checkpoint, TensorInfo
 from jaxserve.weights.scaling import WeightRounding, find_stored_scales, fit_scales
 from jaxserve.weights.shards import read_shard
+from jaxserve.weights.weight_memory import WeightMemory
 
 ProgressCallback: TypeAlias = Callable[[str, float, float], None]
 
@@ -85,9 +86,11 @@ def load_params(
     order = sorted(params, key=lambda path: -sizes[path])
     total, done = max(sum(sizes.values()), 1), 0
     loaded: dict[ParamPath, Weight] = {}
+    memory = WeightMemory() if jax.default_backend() == "cpu" else None  # elsewhere the device has its own
+    load = partial(_load_param, checkpoint, memory)
     pool = ThreadPoolExecutor(num_threads or min(MAX_THREADS, os.cpu_count() or 1), "weights")
     try:
-        futures = {pool.submit(_load_param, checkpoint, path, params[path], targets[path]): path for path in order}
+        futures = {pool.submit(load, path, params[path], targets[path]): path for path in order}
         for future in as_completed(futures):
             path = futures.pop(future)
             loaded[path] = future.result()
@@ -116,22 +119,25 @@ def read_param(
     return convert(read_shard(origin, checkpoint.read, param, target.shape, index), np.dtype(target.dtype))
 
 
-def _load_param(checkpoint: Checkpoint, path: ParamPath, param: ParamSpec, target: Any) -> Weight:
+def _load_param(
+    checkpoint: Checkpoint, memory: WeightMemory | None, path: ParamPath, param: ParamSpec, target: Any
+) -> Weight:
     read = partial(read_param, checkpoint, path, param, target)
+    place = partial(_place_shards, memory)
     if isinstance(target, PackedWeight):
-        placed = replace(target, data=_place_shards(target.data, read))
+        placed = replace(target, data=place(target.data, read))
     elif isinstance(target, ScaledWeight):
         origin = find_origin(checkpoint, path, param)
         stored = fit_scales(find_stored_scales(checkpoint, origin), target)
         rounding = WeightRounding(partial(origin.read, checkpoint.read), param, target, stored)
         placed = replace(
             target,
-            data=_place_shards(target.data, rounding.read_data),
-            scale=_place_shards(target.scale, rounding.read_scale),
-            zero=None if target.zero is None else _place_shards(target.zero, rounding.read_zero),
+            data=place(target.data, rounding.read_data),
+            scale=place(target.scale, rounding.read_scale),
+            zero=None if target.zero is None else place(target.zero, rounding.read_zero),
         )
     else:
-        placed = _place_shards(target, read)
+        placed = place(target, read)
     release_param(checkpoint, path, param)
     return placed
 
@@ -142,18 +148,22 @@ def release_param(checkpoint: Checkpoint, path: ParamPath, param: ParamSpec) -> 
         checkpoint.release(source.name)
 
 
-def _place_shards(target: jax.ShapeDtypeStruct, read: Callable[[Sequence[slice]], np.ndarray]) -> jax.Array:
+def _place_shards(
+    memory: WeightMemory | None, target: jax.ShapeDtypeStruct, read: Callable[[Sequence[slice]], np.ndarray]
+) -> jax.Array:
     """Return an array on its devices: each gets its own part, and no copy of the whole is made if it is split.
 
-    read   Read a part of the array.
+    memory   Where a device that uses the host's memory has its part.
+    read     Read a part of the array.
     """
+    keep = memory.keep if memory else lambda host: host
     shape, sharding = target.shape, target.sharding
     if sharding is None or sharding.is_fully_replicated:
-        return _put_on_device(read([slice(0, size) for size in shape]), sharding)
+        return _put_on_device(keep(read([slice(0, size) for size in shape])), sharding)
     arrays = []
     for device, index in sharding.addressable_devices_indices_map(shape).items():
         assert index is not None
-        arrays.append(_put_on_device(read(index), device))
+        arrays.append(_put_on_device(keep(read(index)), device))
     return jax.make_array_from_single_device_arrays(shape, sharding, arrays)
 
 

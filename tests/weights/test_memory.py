@@ -11,6 +11,7 @@ from jaxserve.config import EngineConfig
 from jaxserve.conversion import convert_model
 from jaxserve.engine.opened_model import open_model
 from jaxserve.weights.load import load_params
+from jaxserve.weights.weight_memory import WeightMemory
 from tests.models.tiny import random_weights, tiny_config
 from tests.weights import tiny
 
@@ -45,8 +46,13 @@ def converted(source) -> dict[str, Path]:
     ],
     ids=str,
 )
-def test_the_most_memory_is_little_more_than_the_weights(converted, form, settings):
+def test_the_most_memory_is_little_more_than_the_weights(converted, form, settings, monkeypatch):
     model = open_model(EngineConfig(model=str(converted[form]), **settings), None, None, None)
+    kept_bytes: list[int] = []  # of weights in huge pages, which are Linux's and not numpy's
+    keep = WeightMemory.keep
+    monkeypatch.setattr(
+        WeightMemory, "keep", lambda memory, values: kept_bytes.append(values.nbytes) or keep(memory, values)
+    )
     tracemalloc.start()
     try:
         weights = load_params(model.checkpoint, model.leaves, model.shapes, num_threads=2)
@@ -55,7 +61,7 @@ def test_the_most_memory_is_little_more_than_the_weights(converted, form, settin
         tracemalloc.stop()
     weight_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(weights))
     assert weight_bytes > 10 * OBJECT_BYTES or model.weight_form.quantization == "int8"
-    assert weight_bytes * 0.8 < peak_bytes < weight_bytes * MAX_RATIO + OBJECT_BYTES
+    assert weight_bytes * 0.8 < peak_bytes + sum(kept_bytes) < weight_bytes * MAX_RATIO + OBJECT_BYTES
 
 
 def test_reading_a_large_part_of_a_weight_allocates_that_part(converted):
