@@ -27,7 +27,7 @@ from jaxserve.processor import read_processor
 log = logging.getLogger(__name__)
 
 SOURCES = ("attention.c", "experts.c", "linear.c", "pages.c")
-HEADERS = ("expert_rows.h", "linear_tiles.h", "page_numbers.h", "parallel_for.h", "tiles.h")
+HEADERS = ("expert_rows.h", "linear_dot.h", "linear_tiles.h", "page_numbers.h", "parallel_for.h", "tiles.h")
 TARGETS = (
     *("jaxserve_attend", "jaxserve_write", "jaxserve_zeros"),
     *("jaxserve_linear", "jaxserve_experts", "jaxserve_packed_experts"),

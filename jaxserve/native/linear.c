@@ -96,27 +96,7 @@ typedef struct {
   Weight weight[MOST_WEIGHTS];
 } Product;
 
-/* sum + the four products of each lane: codes without sign, four activations with. */
-INLINE IVec dot(IVec sum, Bytes codes, int32_t four) {
-#if defined(__AVX512VNNI__) && LANES == 16
-  return (IVec)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)codes, _mm512_set1_epi32(four));
-#elif defined(__AVXVNNI__) && LANES == 8
-  return (IVec)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)codes, _mm256_set1_epi32(four));
-#elif defined(__AVX512BW__) && LANES == 16
-  __m512i x = _mm512_set1_epi32(four), w = (__m512i)codes;
-  __m512i even = _mm512_srai_epi16(_mm512_slli_epi16(x, 8), 8), odd = _mm512_srai_epi16(x, 8);
-  __m512i low = _mm512_madd_epi16(_mm512_and_si512(w, _mm512_set1_epi16(255)), even);
-  return sum + (IVec)low + (IVec)_mm512_madd_epi16(_mm512_srli_epi16(w, 8), odd);
-#elif defined(__AVX2__) && LANES == 8
-  __m256i x = _mm256_set1_epi32(four), w = (__m256i)codes;
-  __m256i even = _mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8), odd = _mm256_srai_epi16(x, 8);
-  __m256i low = _mm256_madd_epi16(_mm256_and_si256(w, _mm256_set1_epi16(255)), even);
-  return sum + (IVec)low + (IVec)_mm256_madd_epi16(_mm256_srli_epi16(w, 8), odd);
-#else
-  for (int k = 0; k < 4; k++) sum += ((IVec)codes >> 8 * k & 255) * (int8_t)(four >> 8 * k);
-  return sum;
-#endif
-}
+#include "linear_dot.h"
 
 /* LANES numbers from float16, exactly. */
 INLINE Vec halves(const uint8_t* at) {
@@ -205,8 +185,10 @@ INLINE Scales load_scales(Form f, const uint8_t* floats, const uint8_t* factors)
 }
 
 /* What the sum of a part begins with, or that of its first half where it has its own scale; and of the second. */
-INLINE IVec zeros(Form f, const Activations* x) { return (IVec){0} - f.zero * (f.factors < 2 ? x->total : x->first); }
-INLINE IVec zeros_of_rest(Form f, const Activations* x) { return (IVec){0} - f.zero * (x->total - x->first); }
+INLINE IVec zeros(Form f, int zero, const Activations* x) {
+  return (IVec){0} - zero * (f.factors < 2 ? x->total : x->first);
+}
+INLINE IVec zeros_of_rest(int zero, const Activations* x) { return (IVec){0} - zero * (x->total - x->first); }
 
 /* Adds a part's sums of codes times activations to the total of a row. */
 INLINE void add_sums(Form f, IVec sum, IVec rest, const Scales* s, const Activations* x, Vec* total) {
@@ -228,14 +210,11 @@ INLINE void part_of(int n, Form f, const uint8_t* words, const uint8_t* factors,
   unpack(f, words, quad);
   const Scales scales = load_scales(f, floats, factors);
   const int half = f.factors < 2 ? QUADS : QUADS / 2; /* so many quads have the first scale */
+  const int zero = zero_of(f);
 #pragma GCC unroll 16
   for (int r = 0; r < n; r++) {
-    IVec sum = zeros(f, x + r), rest = zeros_of_rest(f, x + r);
-#pragma GCC unroll 8
-    for (int q = 0; q < QUADS; q++) {
-      if (q < half) sum = dot(sum, quad[q], x[r].code[q]);
-      else rest = dot(rest, quad[q], x[r].code[q]);
-    }
+    IVec sum = dot(f, zeros(f, zero, x + r), half, quad, x[r].code);
+    IVec rest = dot(f, zeros_of_rest(zero, x + r), QUADS - half, quad + half, x[r].code + half);
     add_sums(f, sum, rest, &scales, x + r, total + r);
   }
 }

@@ -61,8 +61,8 @@ USES_TILES INLINE void tile_part(int tiles, Form f, const uint8_t* words, const 
     tile_sums(has_halves, row, sum);
     for (int r = 0; r < TILE_ROWS; r++, row++)
       for (int h = 0; h < HALVES; h++) {
-        IVec first = *(const IVec*)&sum[0][r][h * LANES] + zeros(f, row), rest = {0};
-        if (has_halves) rest = *(const IVec*)&sum[1][r][h * LANES] + zeros_of_rest(f, row);
+        IVec first = *(const IVec*)&sum[0][r][h * LANES] + zeros(f, f.zero, row), rest = {0};
+        if (has_halves) rest = *(const IVec*)&sum[1][r][h * LANES] + zeros_of_rest(f.zero, row);
         add_sums(f, first, rest, &scales[h], row, &total[t][r][h]);
       }
   }

@@ -16,11 +16,18 @@ FLOATS: dict[PackedKind, tuple[int, ...]] = {
 """Where a block has numbers in float16."""
 
 
-def random_rows(kind: PackedKind, width_out: int, width_in: int, *, seed: int = 0, scale: float = 0.02) -> np.ndarray:
-    """Return uint8 [out, bytes of a row]. Any bytes are a block; its scales and minima are of about this size."""
+def random_rows(
+    kind: PackedKind, width_out: int, width_in: int, *, seed: int = 0, scale: float = 0.02, byte: int | None = None
+) -> np.ndarray:
+    """Return uint8 [out, bytes of a row]. Any bytes are a block; its scales and minima are of about this size.
+
+    byte   What all others are, instead of random ones.
+    """
     rng = np.random.default_rng(seed)
     values, size = gguf.GGML_QUANT_SIZES[BLOCK_TYPES[kind]]
     block = rng.integers(0, 256, (width_out, width_in // values, size), np.uint8)
+    if byte is not None:
+        block[:] = byte
     for start in FLOATS[kind]:
         number = rng.normal(size=(*block.shape[:2], 1)) * scale
         block[..., start : start + 2] = number.astype(np.float16).view(np.uint8)
