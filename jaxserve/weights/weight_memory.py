@@ -19,8 +19,10 @@ MAX_ARRAY_BYTES = REGION_BYTES // 2
 
 
 class WeightMemory:
-    """Puts arrays side by side into regions of huge pages; any number of threads may ask. A region lives as long as one
-    of its arrays. What has not been written of it takes no memory."""
+    """Regions of huge pages in which arrays lie side by side; any number of threads may ask for room.
+
+    A region lives as long as one of its arrays. What has not been written of it takes no memory.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
