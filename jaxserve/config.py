@@ -27,11 +27,11 @@ POSITIVE_FIELDS = (
         "num_gpu_blocks_override",
     ),
     *("max_num_queued_reqs", "max_num_queued_tokens", "grammar_cache_entries", "grammar_cache_bytes"),
-    *("max_loras", "max_lora_rank"),
+    *("max_loras", "max_lora_rank", "num_scheduler_steps"),
 )
 # What `jaxserve build` takes: all that the programs of an engine depend on, and where its model comes from.
 BUILD_FIELDS = (
-    *("model", "revision", "download_dir", "hf_token", "hf_overrides", "dtype", "quantization"),
+    *("model", "revision", "download_dir", "hf_token", "hf_overrides", "dtype", "quantization", "num_scheduler_steps"),
     *("tensor_parallel_size", "data_parallel_size", "enable_expert_parallel", "max_model_len", "max_num_seqs"),
     *("max_num_batched_tokens", "block_size", "kv_cache_dtype", "gpu_memory_utilization", "kv_cache_memory_bytes"),
     *("num_gpu_blocks_override", "kv_offloading_size", "enable_prefix_caching", "enable_lora", "max_loras"),
@@ -143,6 +143,12 @@ class EngineConfig:
         None,
         "One step computes at most this many tokens (default: one for each sequence and a prompt chunk of 256 on a CPU,"
         " 512 on an L4 or L40, 1024 on a TPU v5e or an A100, 2048 on other TPUs and GPUs).",
+    )
+    num_scheduler_steps: int = option(
+        1,
+        "A decode step computes up to this many tokens of each sequence in one program, without the host in between:"
+        " for small models on TPUs. They are the same tokens, and arrive together; a new prompt waits for the step."
+        " While one has a mask (grammar, min_tokens, bad_words …) or log-probabilities, all get one token a step.",
     )
     block_size: int | None = option(
         None,
@@ -339,6 +345,11 @@ class EngineConfig:
         for name in timeouts:
             if not getattr(self, name) > 0:
                 raise BadConfig(f"{name} must be above 0, got {getattr(self, name)}.")
+        if self.num_scheduler_steps > 1 and self.batch_invariant:
+            raise BadConfig(
+                f"num_scheduler_steps={self.num_scheduler_steps} has programs of its own, and batch_invariant one for"
+                " all rows; leave one of them out."
+            )
         if self.fault and not self.allow_fault_injection:
             raise BadConfig(f"fault={self.fault} needs allow_fault_injection, which is for tests only.")
         if self.max_model_len is not None and self.max_model_len < 1 and self.max_model_len != -1:

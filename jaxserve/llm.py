@@ -70,6 +70,7 @@ class LLM:
         max_model_len: int | None = None,
         max_num_seqs: int | None = None,
         max_num_batched_tokens: int | None = None,
+        num_scheduler_steps: int = 1,
         block_size: int | None = None,
         kv_cache_dtype: KVCacheDtype = "auto",
         gpu_memory_utilization: float = 0.92,

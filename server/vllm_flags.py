@@ -138,7 +138,7 @@ _ROWS: tuple[Iterator[VllmFlag], ...] = (
         switch="long-prefill-token-threshold-adaptive scheduler-reserve-full-isl disable-hybrid-kv-cache-manager"
         " multi-step-stream-outputs",
         value="long-prefill-token-threshold watermark prefill-schedule-interval max-num-partial-prefills"
-        " max-long-partial-prefills num-scheduler-steps scheduler-delay-factor num-lookahead-slots preemption-mode"
+        " max-long-partial-prefills scheduler-delay-factor num-lookahead-slots preemption-mode"
         " swap-space",
     ),
     _no_effect(

@@ -6,7 +6,6 @@ output, and tests/expected_output.py computes without any pages what the output 
 """
 
 from collections.abc import Sequence
-from dataclasses import fields
 
 import numpy as np
 
@@ -107,15 +106,6 @@ def make_sampled_tokens(
     )
 
 
-def _concatenate(first: SampledTokens, second: SampledTokens, count_B: np.ndarray) -> SampledTokens:
-    """Put the second token of each row behind the first."""
-    pairs = {field.name: (getattr(first, field.name), getattr(second, field.name)) for field in fields(SampledTokens)}
-    joined = {
-        name: np.concatenate(pair, 1) for name, pair in pairs.items() if pair[0] is not None and name != "count_B"
-    }
-    return SampledTokens(**joined, count_B=count_B)
-
-
 FakeLogits = tuple[StepPlan, list[int], list[list[int]], list[list[int]]]
 
 
@@ -125,7 +115,7 @@ class FakeRunner:
     A slot of each cache group holds a token's value and the digest up to it. A full group gives the digest of all
     values, a window group that of the last slot, if its window holds one chain of digests; a page of a recurrent group
     holds the digest and the number of the tokens so far. The groups must agree.
-    A decode step brings a row up to max_tokens_per_row tokens, 1 or 2.
+    A decode step brings a row up to max_tokens_per_row tokens.
     """
 
     def __init__(
@@ -230,23 +220,32 @@ class FakeRunner:
             drawn.append(self._sample_row(*one, digests[at], masks.get(at), batch.mode))
         tokens = [token for token, _ in drawn]
         sampled = make_sampled_tokens(tokens, digests, batch.mode, [nexts for _, nexts in drawn])
-        return sampled if batch.max_tokens == 1 else self._sample_second(batch, digests, sampled)
+        return sampled if batch.max_tokens == 1 else self._sample_more(batch, digests, sampled)
 
-    def _sample_second(self, batch: DecodeBatch, digests: list[int], first: SampledTokens) -> SampledTokens:
-        """Sample another token for the rows that have a page for it, except for some, which keep one."""
-        tokens, after, count_B = first.token_BK[:, 0].tolist(), list(digests), first.count_B.copy()
-        for at, row in enumerate(batch.row_B.tolist()):
-            tables_W, position = [table_BW[at] for table_BW in batch.page_tables_BW], self.length_R[row]
-            page = position // self.page_size
-            paged = (table_W for table_W, size in zip(tables_W, self.sizes, strict=True) if not size.is_recurrent)
-            has_page = all(page < len(table_W) and table_W[page] for table_W in paged)
-            if tokens[at] < 0 or not has_page or digests[at] % 3 == 0:
-                continue
-            change = self._changes(batch)[at]
-            after[at] = self._append(digests[at], tables_W, position, [tokens[at]], change)[-1]
-            one = (batch.request_ids[at], row, batch.sampling_BS[at], position + 1, after[at])
-            tokens[at], count_B[at] = self._sample_row(*one, None, batch.mode)[0], 2
-        return _concatenate(first, make_sampled_tokens(tokens, after, batch.mode), count_B)
+    def _sample_more(self, batch: DecodeBatch, digests: list[int], first: SampledTokens) -> SampledTokens:
+        """Sample further tokens for the rows that have pages for them; some rows get fewer than they could."""
+        assert batch.mode < SampleMode.LOGPROBS and batch.stops_BX is not None
+        tokens_by_row: list[list[int]] = first.token_BK.tolist()
+        changes = self._changes(batch)
+        for at, (row, tokens) in enumerate(zip(batch.row_B.tolist(), tokens_by_row, strict=True)):
+            tables_W, digest = [table_BW[at] for table_BW in batch.page_tables_BW], digests[at]
+            while len(tokens) < batch.max_tokens and tokens[-1] >= 0 and digest % 3:
+                position = self.length_R[row]
+                if not self._has_page(tables_W, position):
+                    break
+                digest = self._append(digest, tables_W, position, tokens[-1:], changes[at])[-1]
+                one = (batch.request_ids[at], row, batch.sampling_BS[at], position + 1, digest)
+                tokens.append(self._sample_row(*one, None, batch.mode)[0])
+        count_B = np.array(list(map(len, tokens_by_row)), np.int32)
+        token_BK = np.full((len(batch), batch.max_tokens), VOCAB, np.int32)  # behind its tokens a row has anything
+        for at, tokens in enumerate(tokens_by_row):
+            token_BK[at, : len(tokens)] = tokens
+        return SampledTokens(token_BK, count_B)
+
+    def _has_page(self, tables_W: Sequence[np.ndarray], position: int) -> bool:
+        page = position // self.page_size
+        paged = (table_W for table_W, size in zip(tables_W, self.sizes, strict=True) if not size.is_recurrent)
+        return all(page < len(table_W) and table_W[page] for table_W in paged)
 
     def _chunk(self, chunk: Chunk) -> list[int]:
         before = self._read(chunk.page_tables_W, chunk.start)

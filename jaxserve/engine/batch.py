@@ -27,6 +27,8 @@ def pack_decode(inputs: HostInputs, batch: DecodeBatch) -> None:
         inputs.query_start_B1[:] = np.minimum(np.arange(len(inputs.row_B) + 1), n)
     if batch.adapter_slot_B is not None:
         inputs.adapter_slot_B[:n] = batch.adapter_slot_B
+    if batch.stops_BX is not None:
+        inputs.stops_BX[:n] = batch.stops_BX
 
 
 def pack_chunks(inputs: HostInputs, chunks: Sequence[Chunk]) -> tuple[int, ...]:

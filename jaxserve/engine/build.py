@@ -252,6 +252,7 @@ def _engine(
         max_pages_per_row=num_pages_for(size.max_model_len, config.page_size),
         vocab_size=vocab_size,
         max_logprobs=num_top_logprobs(config),
+        max_tokens_per_row=config.num_scheduler_steps,
         trackers=trackers,
         num_adapter_slots=config.max_loras if config.has_adapters else 0,
         splits_prompts=bool(size.groups),

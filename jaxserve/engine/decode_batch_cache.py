@@ -12,7 +12,7 @@ import numpy as np
 from jaxserve.cache.pool import Fault
 from jaxserve.engine.plan import DecodeBatch
 from jaxserve.engine.row_table import RowTable
-from jaxserve.engine.sequence import Sequence, gather_adapter_slots
+from jaxserve.engine.sequence import Sequence, gather_adapter_slots, gather_stops
 from jaxserve.engine.values import equal_values
 from jaxserve.sampling.sampler import SampleMode
 
@@ -37,6 +37,7 @@ class DecodeBatchCache:
     has_rows_below_min_tokens   Whether a row has not reached its min_tokens yet.
     max_tokens                  The most tokens that a row gets in a step.
     adapter_slot_B              int32, the slots of their adapters; None: no row has one.
+    stops_BX                    int32, where they end; None: a row gets one token in a step.
     step                        The number of batches so far.
     due                         By the number of a step the indices of the rows that have all their tokens then, or lack
                                 a page for the next ones. The other rows need no look at all.
@@ -59,6 +60,7 @@ class DecodeBatchCache:
     has_rows_below_min_tokens: bool
     max_tokens: int
     adapter_slot_B: np.ndarray | None = None
+    stops_BX: np.ndarray | None = None
     step: int = 0
     due: dict[int, list[int]] = field(default_factory=dict)
 
@@ -107,6 +109,7 @@ class DecodeBatchCache:
             has_rows_below_min_tokens=any([sequence.is_below_min_tokens for sequence in sequences]),
             max_tokens=max_tokens,
             adapter_slot_B=gather_adapter_slots(sequences),
+            stops_BX=gather_stops(sequences) if max_tokens > 1 else None,
         )
         for index, capacity in enumerate(capacities):
             batch.set_capacity(index, capacity)
@@ -159,6 +162,7 @@ class DecodeBatchCache:
             logprob_token_ids=self.logprob_token_ids,
             max_tokens=self.max_tokens,
             adapter_slot_B=self.adapter_slot_B,
+            stops_BX=self.stops_BX,
         )
         self.step += 1
         self.positions = tuple([position + self.max_tokens for position in self.positions])

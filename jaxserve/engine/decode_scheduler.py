@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from jaxserve.cache.pool import Fault
 from jaxserve.engine.decode_batch_cache import DecodeBatchCache
-from jaxserve.engine.plan import DecodeBatch
+from jaxserve.engine.plan import MULTI_STEP_MODES, DecodeBatch
 from jaxserve.engine.request_table import RequestTable
 from jaxserve.engine.sequence import Sequence
 
@@ -15,7 +15,7 @@ class DecodeScheduler:
     requests                The live requests.
     max_logprobs            The most top log-probabilities that a step computes without those of the whole vocabulary.
     max_tokens_per_row      The most tokens that the runner's steps give a row. It is one in a step in which a row has a
-                            mask: that of the next token is not known yet.
+                            mask, since that of the next token is not known yet, or asks for log-probabilities.
 
     masked_indices          The indices of the rows of the newest batch that have masks.
     needs_previous_tokens   Whether one of these masks depends on tokens that are still pending.
@@ -63,10 +63,15 @@ class DecodeScheduler:
             self._requests.roll_snapshot(sequence)
 
     def _choose_max_tokens(self) -> int:
+        """Return the most tokens of a row in the next steps: one if a row needs what steps of several do not have."""
         if self.max_tokens_per_row == 1:
             return 1
-        has_masks = any(_decodes(sequence) and sequence.needs_mask for sequence in self._requests.running)
-        return 1 if has_masks else self.max_tokens_per_row
+        return self.max_tokens_per_row if all(map(self._may_get_several, self._requests.running)) else 1
+
+    def _may_get_several(self, sequence: Sequence) -> bool:
+        if not _decodes(sequence):
+            return True
+        return not sequence.needs_mask and sequence.sample_mode(self._max_logprobs) <= MULTI_STEP_MODES[-1]
 
     def _can_reuse(self, cache: DecodeBatchCache) -> bool:
         """Whether the same rows decode again; allocates a page for each row that needs one."""

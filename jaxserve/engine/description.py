@@ -51,7 +51,9 @@ def describe_attention(plan: ProgramPlan) -> str:
 
 def _describe_shapes(table: ProgramTable) -> str:
     if not isinstance(table, PoolingTable):
-        return f"decode rows {_join(table.buckets.decode)}; prompt chunks {_join(table.buckets.prefill)}"
+        shapes = f"decode rows {_join(table.buckets.decode)}; prompt chunks {_join(table.buckets.prefill)}"
+        num = table.max_tokens_per_row
+        return shapes if num == 1 else f"{shapes}; up to {num} tokens of a row in one program"
     if table.task.is_encoder:
         sizes = list_keys_by_length(table).items()
         return "; ".join(f"{_join(tuple(key.rows for key in keys))} x {length} tokens" for length, keys in sizes)

@@ -131,7 +131,7 @@ class Engine:
         started, waited_s = time.monotonic(), 0.0
         self._plan = None
         self._plan = plan = self.scheduler.plan()
-        self.heartbeat.expect(plan.num_tokens)
+        self.heartbeat.expect(plan.max_tokens)
         if plan:
             if self._profiler is not None:
                 self._profile_step(self._profiler)

@@ -6,7 +6,7 @@ Arrays are donated to programs, so nothing else may keep one.
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -25,6 +25,7 @@ from jaxserve.engine.program_table import (
     CopyPages,
     Forward,
     InitPenalties,
+    MultiStep,
     ProgramTable,
     PromptLogprobs,
     ReadState,
@@ -43,6 +44,8 @@ from jaxserve.sampling import penalties
 from jaxserve.sampling.packed_output import Columns, PackedOutput
 from jaxserve.sampling.penalties import PenaltyRow, pad_row
 from jaxserve.sampling.sampler import SampleMode
+
+Key = TypeVar("Key", Forward, MultiStep)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +89,9 @@ class Executor:
         self.table, self.weights, self._make_pages = table, tuple(weights), make_pages
         self._pad_row = table.num_rows - 1  # padding writes into it
         self._host_states = HostStates(table.placement) if table.first_host_pages else None
-        self._layouts = {key: key.make_layout(table) for key in table.forwards}
-        self._columns = {key: key.list_columns(table) for key in (*table.samples, *table.prompt_logprobs)}
+        self._layouts = {key: key.make_layout(table) for key in (*table.forwards, *table.multi_steps)}
+        with_output = (*table.samples, *table.multi_steps, *table.prompt_logprobs)
+        self._columns = {key: key.list_columns(table) for key in with_output}
         penalty_shapes = jax.eval_shape(partial(penalties.init, table.num_rows, table.padded_vocab_size))
         self.state = DeviceState(make_pages(), self._make_rows(), penalty_shapes)
         self.adapters = self._make_adapters()
@@ -149,6 +153,8 @@ class Executor:
             logits = self.forward(key, self.empty_inputs(key)[0])
             for mode in table.modes:
                 sampled = self.sample(logits, mode)
+        for key in self._warm_up_sizes(table.multi_steps):
+            sampled = self.decode_steps(key, self.empty_inputs(key)[0])
         if table.model.adapters is not None:
             for key in self._warm_up_sizes([key for key in table.forwards if key.has_adapters]):
                 self.forward(key, self.empty_inputs(key)[0])
@@ -159,11 +165,11 @@ class Executor:
         self.set_rows([])
         jax.block_until_ready((sampled, self.state))
 
-    def _warm_up_sizes(self, keys: Sequence[Forward]) -> list[Forward]:
+    def _warm_up_sizes(self, keys: Sequence[Key]) -> list[Key]:
         ran_before = self.table.placement.platform == "cpu" and self._loaded_keys == self.programs.keys()
         return list(keys[:1] if ran_before else keys)
 
-    def empty_inputs(self, key: Forward) -> tuple[np.ndarray, StepInputs]:
+    def empty_inputs(self, key: Forward | MultiStep) -> tuple[np.ndarray, StepInputs]:
         """Return a new buffer for a forward pass and the inputs in it, to be filled."""
         return self._layouts[key].make_empty(self._pad_row)
 
@@ -177,6 +183,15 @@ class Executor:
         pages, logits_BV, inputs, hidden_TD = outputs
         self.state = DeviceState(pages, state.rows, state.penalties)
         return Logits(logits_BV, inputs, hidden_TD)
+
+    def decode_steps(self, key: MultiStep, buffer_X: np.ndarray) -> Output:
+        """Enqueue the decode steps of rows that get several tokens."""
+        state, stacks = self.state, (self.adapters,) if key.has_adapters else ()
+        penalty_state = state.penalties if key.mode >= SampleMode.PROCESSORS else None
+        outputs = self.programs[key](state.pages, self.weights, state.rows, penalty_state, buffer_X, *stacks)
+        pages, rows, penalty_state, packed = outputs
+        self.state = DeviceState(pages, rows, state.penalties if penalty_state is None else penalty_state)
+        return Output(packed, self._columns[key])
 
     def compute_prompt_logprobs(
         self, key: PromptLogprobs, logits: Logits, targets: Sequence[tuple[int, np.ndarray]]

@@ -192,7 +192,10 @@ def _find_page_count_faults(state: SchedulerState, sequence: TokenSequence) -> I
     else:
         lookahead = 2 * (state.decode.max_tokens_per_row - 1)  # a step in flight and one planned may bring a token each
         most = num_pages_for(max(sequence.num_tokens_at_start, sequence.num_computed + lookahead), page_size)
-        holders = [(sequence.pages, num_pages_for(sequence.num_computed, page_size), most)]
+        # A step of several tokens counts all of them, and computes none behind the length limit.
+        request = sequence.request
+        limit = max(len(request.prompt_ids), request.max_total_tokens - 1)
+        holders = [(sequence.pages, num_pages_for(min(sequence.num_computed, limit), page_size), most)]
     for pages, least, most in holders:
         for group, length in enumerate(pages.lengths):
             low, high = least, most

@@ -12,6 +12,10 @@ from jaxserve.layers.adapter import NO_ADAPTER, Adapter
 from jaxserve.sampling.penalties import PenaltyRow
 from jaxserve.sampling.sampler import SampleMode
 
+NUM_STOP_IDS = 8  # token ids by which a step of several tokens knows the end of a row
+MULTI_STEP_MODES = (SampleMode.SAMPLE, SampleMode.PROCESSORS)
+"""The sampler's modes in steps of several tokens; SAMPLE gives the tokens of GREEDY, too."""
+
 RowUpdate: TypeAlias = tuple[int, int, int]
 """A newest token that the host has chosen for a row: (row, token, its position)."""
 
@@ -97,8 +101,12 @@ class DecodeBatch:
     mode                  The sampler's mode that serves all of them.
     logprob_token_ids     Pairs (index in the batch, ids), for rows that ask for log-probabilities by id.
     max_tokens            The most tokens that a row gets in this step. If they are several, positions count as many for
-                          each earlier step whose result is not known yet, and may be too high.
+                          each earlier step whose result is not known yet, and may be too high; no row has a mask or
+                          asks for log-probabilities.
     adapter_slot_B        int32 [n], the slots of their adapters; None: no row has one.
+    stops_BX              int32 [n, 1 + NUM_STOP_IDS], the number of tokens of prompt and output at which each row ends,
+                          then ids that end it, filled up with NO_TOKEN. It may have more of them: the host knows all,
+                          and drops what comes behind. None: max_tokens is 1.
     """
 
     request_ids: tuple[int, ...]
@@ -111,6 +119,7 @@ class DecodeBatch:
     logprob_token_ids: tuple[tuple[int, tuple[int, ...]], ...] = ()
     max_tokens: int = 1
     adapter_slot_B: np.ndarray | None = None
+    stops_BX: np.ndarray | None = None
 
     __eq__ = equal_values
 
@@ -167,8 +176,14 @@ class StepPlan:
 
     @property
     def num_tokens(self) -> int:
-        """The number of tokens that the step computes."""
+        """The number of tokens that the step computes, of each decode row the first one."""
         return self.num_rows + self.num_prompt_tokens
+
+    @property
+    def max_tokens(self) -> int:
+        """The most tokens that the step computes, all those of each decode row."""
+        num_further = 0 if self.decode is None else len(self.decode) * (self.decode.max_tokens - 1)
+        return self.num_tokens + num_further
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import jax
 from jaxserve.engine.compile import compile_all
 from jaxserve.engine.device_state import DeviceState, init_rows
 from jaxserve.engine.pooling_table import PoolingTable
-from jaxserve.engine.program_table import Forward, ProgramKey, ProgramTable, PromptLogprobs, Sample
+from jaxserve.engine.program_table import Forward, MultiStep, ProgramKey, ProgramTable, PromptLogprobs, Sample
 from jaxserve.engine.programs import ProgramStore
 from jaxserve.sampling import penalties
 
@@ -60,7 +60,9 @@ def list_largest(table: ProgramTable) -> tuple[tuple[ProgramKey, ...], ...]:
         return ((*table.pools[-1:], *table.encodes[-1:]),)
     has_adapters = table.model.adapters is not None
     largest = (table.prefills[-1], table.decodes[-1])
-    forwards: list[Forward] = [replace(key, has_adapters=has_adapters) for key in largest]
+    forwards: list[Forward | MultiStep] = [replace(key, has_adapters=has_adapters) for key in largest]
+    most_rows = table.buckets.decode[-1]
+    forwards += [key for key in table.multi_steps if (key.rows, key.has_adapters) == (most_rows, has_adapters)]
     most_rows, most_tokens = max(key.rows for key in table.samples), table.buckets.prefill[-1]
     samples: list[Sample] = [key for key in table.samples if key.rows == most_rows]
     logprobs: list[PromptLogprobs] = [key for key in table.prompt_logprobs if key.tokens == most_tokens]

@@ -100,7 +100,7 @@ def _cache_size(
         page_size=config.page_size,
         model_max_len=limit,
         num_rows=_max_num_seqs(config, defaults),
-        step_tokens=_chunk_tokens(config, defaults),
+        step_tokens=max(_chunk_tokens(config, defaults), config.num_scheduler_steps),
         max_model_len=config.max_model_len,
         gpu_memory_utilization=config.gpu_memory_utilization,
         kv_cache_memory_bytes=config.kv_cache_memory_bytes,
@@ -348,6 +348,7 @@ def plan_programs(
         batch_invariant=config.batch_invariant,
         placement=placement,
         first_host_pages={index: group.num_pages for index, group in enumerate(size.groups) if group.num_host_pages},
+        max_tokens_per_row=config.num_scheduler_steps,
     )
     return ProgramPlan(config, size, table, make)
 
@@ -359,6 +360,10 @@ def _check_pooling(config: EngineConfig, task: PoolingTask, groups: Sequence[Cac
     """
     if config.has_adapters:
         raise BadConfig("enable_lora changes generation alone, and this model pools; leave it out.")
+    if config.num_scheduler_steps > 1:
+        raise BadConfig(
+            f"num_scheduler_steps={config.num_scheduler_steps} is for generation, and this model pools; leave it out."
+        )
     if config.batch_invariant and groups and task.spec.kind in ("mean", "cls"):
         raise BadConfig(
             f"batch_invariant=True computes each token in a row of its own, and pooling {task.spec.kind} of a decoder"

@@ -15,6 +15,8 @@ import numpy as np
 from jaxserve.engine.buckets import Buckets
 from jaxserve.engine.device_state import DeviceState, set_rows
 from jaxserve.engine.host_states import read_state, write_state
+from jaxserve.engine.multi_step import decode_steps, list_multi_step_columns
+from jaxserve.engine.plan import MULTI_STEP_MODES
 from jaxserve.engine.step import ModelContext, compute_prompt_logprobs, copy_pages, forward, sample_tokens
 from jaxserve.engine.step_inputs import InputLayout, SampleInputs, step_shapes
 from jaxserve.layers.adapted import AdapterLayout, set_slot
@@ -65,8 +67,7 @@ class Forward:
 
     def make_layout(self, table: "ProgramTable") -> InputLayout:
         """Return the layout of the inputs."""
-        widths = [group.page_table_width(table.max_pages_per_row) for group in table.model.groups]
-        return InputLayout(step_shapes(self.rows, self.tokens, widths, has_adapters=self.has_adapters))
+        return InputLayout(step_shapes(self.rows, self.tokens, table.page_table_widths, has_adapters=self.has_adapters))
 
     def lower(self, table: "ProgramTable", weights: Sequence[Any], state: DeviceState) -> Any:
         """Lower the program."""
@@ -118,6 +119,42 @@ class Sample:
         )
         logits = jax.ShapeDtypeStruct((rows, table.padded_vocab_size), jnp.float32)
         return step.lower(state.rows, state.penalties if needs_processors else None, logits, inputs)
+
+
+@dataclass(frozen=True, slots=True)
+class MultiStep:
+    """Decode steps of `rows` rows for up to `tokens` tokens each, which are sampled in one of MULTI_STEP_MODES.
+
+    has_adapters   As in Forward.
+    """
+
+    rows: int
+    tokens: int
+    mode: SampleMode
+    has_adapters: bool = False
+
+    def make_layout(self, table: "ProgramTable") -> InputLayout:
+        """Return the layout of the inputs."""
+        widths = table.page_table_widths
+        return InputLayout(step_shapes(self.rows, None, widths, has_adapters=self.has_adapters, has_stops=True))
+
+    def list_columns(self, table: "ProgramTable") -> Columns:
+        """Return the columns of the output."""
+        return list_multi_step_columns(self.tokens)
+
+    def lower(self, table: "ProgramTable", weights: Sequence[Any], state: DeviceState) -> Any:
+        """Lower the program."""
+        layout = self.make_layout(table)
+        stacks = (table.adapters.stacks,) if self.has_adapters else ()
+        step = table.placement.jit(
+            partial(decode_steps, table.model, layout, self.tokens, self.mode),
+            in_specs=(STACKED, split_specs(weights), WHOLE, BY_VOCAB, WHOLE, *split_specs(stacks)),
+            out_specs=(STACKED, WHOLE, BY_VOCAB, PACKED_OUTPUT_SPECS),
+            donate_argnums=(0, 2, 3),
+        )
+        penalty_state = state.penalties if self.mode >= SampleMode.PROCESSORS else None
+        arguments = (state.pages, shapes_of(weights), state.rows, penalty_state, ints(layout.size))
+        return step.lower(*arguments, *shapes_of(stacks))
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +280,7 @@ class ProgramTable:
     all_logprobs        Log-probabilities of the whole vocabulary may be asked for.
     placement           The devices.
     first_host_pages    For each recurrent group whose snapshots host memory holds, too: the page id of the first there.
+    max_tokens_per_row  The most tokens that a decode step gives a row.
     """
 
     model: ModelContext
@@ -255,11 +293,17 @@ class ProgramTable:
     all_logprobs: bool
     placement: Placement
     first_host_pages: Mapping[int, int] = field(default_factory=dict)
+    max_tokens_per_row: int = 1
 
     @cached_property
     def padded_vocab_size(self) -> int:
         """The number of token ids, with those that only give all devices equal parts."""
         return pad_vocab(self.vocab_size, self.placement.size)
+
+    @cached_property
+    def page_table_widths(self) -> tuple[int, ...]:
+        """The width of a page table of each cache group."""
+        return tuple(group.page_table_width(self.max_pages_per_row) for group in self.model.groups)
 
     @property
     def adapters(self) -> AdapterLayout:
@@ -312,6 +356,19 @@ class ProgramTable:
         rows = {key.rows for key in self.forwards}
         return tuple(Sample(num, mode) for num in sorted(rows) for mode in self.modes)
 
+    @cached_property
+    def multi_steps(self) -> tuple[MultiStep, ...]:
+        """The decode steps of several tokens, by size; none if a row gets one."""
+        if self.max_tokens_per_row == 1:
+            return ()
+        kinds = (False,) if self.model.adapters is None else (False, True)
+        return tuple(
+            MultiStep(rows, self.max_tokens_per_row, mode, has_adapters)
+            for rows in self.buckets.decode
+            for mode in MULTI_STEP_MODES
+            for has_adapters in kinds
+        )
+
     @property
     def prompt_logprobs(self) -> tuple[PromptLogprobs, ...]:
         """The log-probabilities of prompt chunks."""
@@ -323,7 +380,8 @@ class ProgramTable:
         others = (InitPenalties(), SetPenaltyRow(), CopyPages(), SetRows())
         states = (kind(group) for group in self.first_host_pages for kind in (ReadState, WriteState))
         adapters = () if self.model.adapters is None else (SetAdapter(),)
-        return (*self.forwards, *self.prompt_logprobs, *self.samples, *others, *states, *adapters)
+        logprobs = self.prompt_logprobs
+        return (*self.forwards, *self.multi_steps, *logprobs, *self.samples, *others, *states, *adapters)
 
     def make_lowerings(self, weights: Sequence[Any], state: DeviceState) -> dict[Hashable, Callable[[], Any]]:
         """Return for each program a function that lowers it. weights and state are arrays, or their shapes.
@@ -355,6 +413,11 @@ class ProgramTable:
         rows = self.buckets.decode_bucket(num_rows)
         key = self._forward(rows, rows if self.batch_invariant else None)
         return replace(key, has_adapters=True) if has_adapters else key
+
+    def find_multi_step(self, num_rows: int, needed: SampleMode, *, has_adapters: bool = False) -> MultiStep:
+        """Return the program for a decode batch whose rows get several tokens, for all that mode `needed` does."""
+        mode = min(mode for mode in MULTI_STEP_MODES if mode >= needed)
+        return MultiStep(self.buckets.decode_bucket(num_rows), self.max_tokens_per_row, mode, has_adapters)
 
     def find_sample(self, rows: int, needed: SampleMode) -> Sample:
         """Return the cheapest sampler for `rows` rows of logits that does all that mode `needed` does."""

@@ -203,9 +203,9 @@ class RequestTable:
     def ensure_decode_pages(self, sequence: Sequence, num_tokens: int) -> bool:
         """Make sure that a sequence has pages for its next num_tokens tokens; return False if it was preempted itself.
 
-        Tokens beyond its length limit need none.
+        The last token before its length limit is never computed, and needs none.
         """
-        end = min(sequence.num_computed + num_tokens, sequence.request.max_total_tokens)
+        end = min(sequence.num_computed + num_tokens, sequence.request.max_total_tokens - 1)
         return self.ensure_pages(sequence, end)
 
     def ensure_pages(self, sequence: Sequence, end: int) -> bool:

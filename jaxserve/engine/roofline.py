@@ -121,12 +121,15 @@ class Roofline:
         return other
 
     def estimate(self, plan: StepPlan) -> StepCost:
-        """Return the cost of a step: the sum over its calls of compiled programs, all chunks in one."""
-        calls = [self._decode(batch) for batch in plan.beams]
+        """Return the cost of a step: the sum over its calls of compiled programs, all chunks in one.
+
+        Each token of a row that may get several is a call, as if all rows got so many.
+        """
+        calls = [self._decode(batch, 0) for batch in plan.beams]
         if plan.chunks:
             calls.append(self._chunks(plan.chunks))
         if plan.decode is not None:
-            calls.append(self._decode(plan.decode))
+            calls += [self._decode(plan.decode, number) for number in range(plan.decode.max_tokens)]
         num_bytes = flops = roofline_s = 0.0
         for call_bytes, call_flops in calls:
             num_bytes += call_bytes
@@ -134,10 +137,11 @@ class Roofline:
             roofline_s += max(call_bytes / self.peak_rates.bytes_per_s, call_flops / self.peak_rates.flops_per_s)
         return StepCost(num_bytes, flops, roofline_s)
 
-    def _decode(self, batch: DecodeBatch) -> tuple[float, float]:
+    def _decode(self, batch: DecodeBatch, number: int) -> tuple[float, float]:
+        """Return bytes and operations of one token of each row, the one with this number, from 0."""
         num_bytes = flops = 0.0
+        positions = [position + number for position in batch.positions]
         for window, position_bytes, position_flops in self._attention:
-            positions = batch.positions
             before = positions if window is None else [min(position, window - 1) for position in positions]
             attended = len(positions) + sum(before)
             num_bytes += attended * position_bytes

@@ -57,13 +57,13 @@ class ForwardHandle:
     """A step whose forward pass is enqueued.
 
     plan       The plan.
-    decode     The logits of the decode rows.
+    decode     The logits of the decode rows; of rows that get several tokens these tokens.
     beams      Those of each batch of beams.
     prefills   The calls for the chunks.
     """
 
     plan: StepPlan
-    decode: Logits | None
+    decode: Logits | Output | None
     beams: tuple[Logits, ...]
     prefills: tuple[PrefillCall, ...]
 
@@ -124,7 +124,7 @@ class Runner:
         if plan.row_updates:
             self.executor.set_rows(plan.row_updates)
         decode = self._decode(plan.decode) if plan.decode else None
-        beams = tuple([self._decode(beams) for beams in plan.beams])
+        beams = tuple([self._decode_one_token(beams) for beams in plan.beams])
         return ForwardHandle(plan, decode, beams, self._prefill(plan.chunks) if plan.chunks else ())
 
     def sample(self, handle: ForwardHandle, masks: StepMasks) -> StepHandle:
@@ -175,7 +175,16 @@ class Runner:
         """Free the device memory: weights, pages and programs."""
         self.executor.close()
 
-    def _decode(self, decode: DecodeBatch) -> Logits:
+    def _decode(self, decode: DecodeBatch) -> Logits | Output:
+        if decode.max_tokens == 1:
+            return self._decode_one_token(decode)
+        has_adapters = decode.adapter_slot_B is not None
+        key = self.executor.table.find_multi_step(len(decode), decode.mode, has_adapters=has_adapters)
+        buffer_X, inputs = self.executor.empty_inputs(key)
+        batch.pack_decode(inputs, decode)
+        return self.executor.decode_steps(key, buffer_X)
+
+    def _decode_one_token(self, decode: DecodeBatch) -> Logits:
         has_adapters = decode.adapter_slot_B is not None
         key = self.executor.table.find_decode(len(decode), has_adapters=has_adapters)
         buffer_X, inputs = self.executor.empty_inputs(key)
@@ -185,11 +194,13 @@ class Runner:
     def _sample_decode(
         self,
         decode: DecodeBatch,
-        logits: Logits,
+        logits: Logits | Output,
         masks: Sequence[tuple[int, Mask]],
         outputs: list[Output],
     ) -> Sampled:
-        outputs.append(self.executor.sample(logits, decode.mode, masks, decode.logprob_token_ids))
+        if isinstance(logits, Logits):
+            logits = self.executor.sample(logits, decode.mode, masks, decode.logprob_token_ids)
+        outputs.append(logits)
         return Sampled(len(outputs) - 1, slice(len(decode)))
 
     def _prefill(self, chunks: tuple[Chunk, ...]) -> tuple[PrefillCall, ...]:
@@ -272,11 +283,13 @@ def _find_row(chunk: Chunk, number: int) -> Chunk | Fork:
 
 
 def _to_sampled_tokens(output: HostOutput, lines: slice, vocab_size: int) -> SampledTokens:
-    """Return some lines of an output, which hold one token each.
+    """Return some lines of an output, which hold one token each, or several tokens without log-probabilities.
 
     vocab_size   The number of token ids, without those that only give all devices equal parts.
     """
     part_by_name = {name: part[lines] for name, part in output.part_by_name.items()}
+    if "count_B" in part_by_name:
+        return SampledTokens(part_by_name["token_BK"], part_by_name["count_B"][:, 0])
     token_BK = part_by_name["token_B"]
     count_B = np.ones(len(token_BK), np.int32)
     if len(part_by_name) == 1:

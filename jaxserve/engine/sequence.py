@@ -1,13 +1,14 @@
 """The sequence of a live request: its tokens, what it holds, and the methods that alone change it."""
 
 from collections.abc import Iterable
+from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 
 from jaxserve.cache.sequence_pages import SequencePages
-from jaxserve.engine.plan import Mask
+from jaxserve.engine.plan import NUM_STOP_IDS, Mask
 from jaxserve.engine.pooled_chunks import PooledChunks
 from jaxserve.engine.repetition import RepetitionDetector
 from jaxserve.engine.request import (
@@ -23,7 +24,7 @@ from jaxserve.engine.token_restrictions import TokenRestrictions
 from jaxserve.layers.adapter import NO_ADAPTER
 from jaxserve.outputs import REPETITION_STOP_REASON, FinishReason, PositionLogprobs
 from jaxserve.sampling.columns import pack_params
-from jaxserve.sampling.sampler import SampleMode
+from jaxserve.sampling.sampler import NO_TOKEN, SampleMode
 from jaxserve.structured.guide import Guide
 
 Stop: TypeAlias = tuple[FinishReason, int | str | None]
@@ -312,3 +313,13 @@ def gather_adapter_slots(sequences: Iterable[Sequence]) -> np.ndarray | None:
     """Return the slots of the adapters of running sequences, int32; None if none of them has an adapter."""
     slots = [sequence.adapter_slot for sequence in sequences]
     return np.array(slots, np.int32) if any(slots) else None
+
+
+def gather_stops(sequences: SequenceOf[Sequence]) -> np.ndarray:
+    """Return where sequences end, int32 [n, 1 + NUM_STOP_IDS], as DecodeBatch has it."""
+    stops_BX = np.full((len(sequences), 1 + NUM_STOP_IDS), NO_TOKEN, np.int32)
+    for stops_X, sequence in zip(stops_BX, sequences, strict=True):
+        request = sequence.request
+        ids = [*(() if request.eos_id is None else (request.eos_id,)), *sorted(request.stop_ids)][:NUM_STOP_IDS]
+        stops_X[: 1 + len(ids)] = request.max_total_tokens, *ids
+    return stops_BX

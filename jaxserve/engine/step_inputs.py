@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jax import Array
 
+from jaxserve.engine.plan import NUM_STOP_IDS
 from jaxserve.sampling.columns import NUM_COLUMNS
 
 LAST_TOKEN = -1  # in place of a token id: the row's newest token and its position, which are on the device
@@ -32,6 +33,8 @@ class StepInputs:
     query_start_B1   int32 [B + 1]: row b has the tokens from query_start[b] up to query_start[b + 1]; None as above.
     start_B          int32, the position of each row's first token; None as above.
     adapter_slot_B   int32, the slot of each row's adapter, NO_ADAPTER (0) for none; None: no row has one.
+    stops_BX         int32 [B, 1 + NUM_STOP_IDS], where rows that get several tokens end, as in DecodeBatch; None: a row
+                     gets one token.
     """
 
     row_B: Array
@@ -41,6 +44,7 @@ class StepInputs:
     query_start_B1: Array | None = None
     start_B: Array | None = None
     adapter_slot_B: Array | None = None
+    stops_BX: Array | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -65,7 +69,12 @@ class SampleInputs:
 
 
 def step_shapes(
-    num_rows: int, num_tokens: int | None, page_table_widths: Sequence[int], *, has_adapters: bool = False
+    num_rows: int,
+    num_tokens: int | None,
+    page_table_widths: Sequence[int],
+    *,
+    has_adapters: bool = False,
+    has_stops: bool = False,
 ) -> StepInputs:
     """Return the shapes of a forward pass's inputs.
 
@@ -73,6 +82,7 @@ def step_shapes(
     num_tokens          T; None: the newest token of each row.
     page_table_widths   W for each cache group.
     has_adapters        Rows may have adapters.
+    has_stops           A row may get several tokens.
     """
     has_tokens = num_tokens is not None
     return StepInputs(
@@ -83,10 +93,11 @@ def step_shapes(
         query_start_B1=_ints(num_rows + 1) if has_tokens else None,
         start_B=_ints(num_rows) if has_tokens else None,
         adapter_slot_B=_ints(num_rows) if has_adapters else None,
+        stops_BX=_ints(num_rows, 1 + NUM_STOP_IDS) if has_stops else None,
     )
 
 
-_OPTIONAL_FIELDS = ("token_T", "query_start_B1", "start_B", "adapter_slot_B")  # of StepInputs, in their order
+_OPTIONAL_FIELDS = ("token_T", "query_start_B1", "start_B", "adapter_slot_B", "stops_BX")  # of StepInputs, in order
 
 
 class InputLayout:

@@ -13,6 +13,7 @@ module → what proves it:
     repetition → test_repetition.py
     logprobs → test_mixes.py
     plan, values → test_portable.py
+    multi_step → test_multi_step.py; of the scheduler's side test_many_tokens.py
     batch, step, runner → test_equalities.py, test_contracts.py, test_batch_invariance.py, test_mixes.py
     buckets → test_buckets.py
     program_table, programs, program_files, compile → test_programs.py, test_compile.py
@@ -88,7 +89,17 @@ def fewest_programs():
 class Bench:
     """Runs requests to their ends and remembers what each one got."""
 
-    def __init__(self, built: LoadedEngine, *, overlap=True, num_pages=PAGES, prefix_caching=True, chunk=64, budget=64):
+    def __init__(
+        self,
+        built: LoadedEngine,
+        *,
+        overlap=True,
+        num_pages=PAGES,
+        prefix_caching=True,
+        chunk=64,
+        budget=64,
+        max_tokens_per_row=1,
+    ):
         config = built.config
         sizes = [replace(size, num_pages=min(num_pages, size.num_pages)) for size in built.cache_size.groups]
         self.cache = CacheManager(sizes, page_size=PAGE, has_prefix_cache=prefix_caching)
@@ -102,6 +113,7 @@ class Bench:
             max_pages_per_row=config.max_model_len // PAGE,
             vocab_size=built.spec.vocab_size,
             max_logprobs=config.max_logprobs,
+            max_tokens_per_row=max_tokens_per_row,
             trackers=TRACKERS,
             num_adapter_slots=config.max_loras if config.has_adapters else 0,
         )

@@ -72,6 +72,14 @@ def test_a_decode_step_reads_the_weights_once_and_each_rows_positions():
     assert work.roofline_s == max(work.num_bytes, work.flops)
 
 
+def test_each_token_of_rows_that_get_several_is_a_call():
+    work, several = Roofline(cost((None, 5, None)), 4, ONE), replace(decode(3, 19).decode, max_tokens=3)
+    singles = [work.estimate(decode(3 + number, 19 + number)) for number in range(3)]
+    estimate = work.estimate(StepPlan(decode=several))
+    assert estimate.num_bytes == sum(single.num_bytes for single in singles)
+    assert estimate.flops == sum(single.flops for single in singles)
+
+
 def test_other_rates_change_the_time_alone():
     work, twice = Roofline(cost(), 4, ONE), Roofline(cost(), 4, ONE).with_peak_rates(PeakRates(2.0, 2.0))
     expected = work.estimate(decode(9))

@@ -43,7 +43,7 @@ class Life(RuleBasedStateMachine):
         chunk=st.sampled_from([4, 8, 16]),
         overlap=st.booleans(),
         prefix=st.booleans(),
-        max_tokens_per_row=st.integers(1, 2),
+        max_tokens_per_row=st.sampled_from([1, 2, 5]),
         windows=st.sampled_from(WINDOWS),
         num_states=st.sampled_from([0, 0, 1, 2]),
         num_snapshots=st.integers(0, 4),

@@ -51,7 +51,8 @@ class World:
 
     def __post_init__(self) -> None:
         needs = (GroupNeeds(window=window, page_bytes=1) for window in self.windows)
-        most = (need.request_pages(self.longest, self.chunk, PAGE) + 1 for need in needs)
+        longest_step = max(self.chunk, self.max_tokens_per_row)
+        most = (need.request_pages(self.longest, longest_step, PAGE) + 1 for need in needs)
         sizes = [
             GroupSize(num_pages=self.num_pages if window is None else min(self.num_pages, num), window=window)
             for window, num in zip(self.windows, most, strict=True)

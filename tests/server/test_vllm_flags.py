@@ -128,6 +128,7 @@ def test_more_than_half_of_the_pasted_lines_start(capsys: pytest.CaptureFixture[
         ),
         (["--lora-modules", "a=x", "org/m"], {"lora_modules": ("a=x",), "model": "org/m"}),
         (["--async-scheduling"], {"overlap": True}),
+        (["--num-scheduler-steps", "8", "--multi-step-stream-outputs"], {"num_scheduler_steps": 8}),
         (["--no-async-scheduling"], {"overlap": False}),
         (["--disable-log-requests"], {"enable_log_requests": False}),
         (["--disable-uvicorn-access-log"], {"disable_access_log": True}),

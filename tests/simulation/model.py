@@ -183,7 +183,8 @@ class SimulatedModel:
         groups = []
         for window in settings["windows"]:
             needs = GroupNeeds(window=window, page_bytes=1)
-            num_pages = needs.request_pages(settings["max_model_len"], settings["chunk"], PAGE) + 4
+            longest_step = max(settings["chunk"], settings["max_tokens_per_row"])
+            num_pages = needs.request_pages(settings["max_model_len"], longest_step, PAGE) + 4
             groups.append(GroupSize(num_pages=most if window is None else min(most, num_pages), window=window))
         num_host = settings.get("num_host_states", 0)
         states = GroupSize(num_pages=rows + 5, num_rows=rows, num_host_pages=num_host, name="recurrent state")

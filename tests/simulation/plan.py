@@ -79,7 +79,7 @@ def _make_settings(rng: Random) -> dict[str, Any]:
         "max_num_batched_tokens": max_num_seqs + 4 * rng.randint(1, 8),
         "chunk": rng.choice([4, 8, 16]),
         "windows": windows,
-        "max_tokens_per_row": rng.choice([1, 1, 1, 2]),
+        "max_tokens_per_row": rng.choice([1, 1, 2, 5]),
         "enable_prefix_caching": rng.random() < 0.85,
         "overlap": rng.random() < 0.7,
         "scheduling_policy": rng.choice(["fcfs", "fcfs", "priority"]),

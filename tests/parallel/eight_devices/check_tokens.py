@@ -52,6 +52,11 @@ def run(directory, **sizes) -> list:
     return [[(list(choice.token_ids), choice.finish_reason) for choice in each.choices] for each in completions]
 
 
+def test_tokens_that_come_together_are_those_that_come_alone_on_one_device(tmp_path):
+    directory = write(tmp_path / "llama", "llama")
+    assert run(directory, tensor_parallel_size=2, num_scheduler_steps=4) == run(directory)
+
+
 @pytest.mark.parametrize(("family", "size", "has_expert_parallelism", "quantization"), CASES)
 def test_tokens_are_those_of_one_device(tmp_path, family, size, has_expert_parallelism, quantization, monkeypatch):
     """But for the rounding of activations beside packed weights, see check_packed.py."""
