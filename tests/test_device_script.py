@@ -1,4 +1,4 @@
-"""scripts/device in toy shapes: every part runs to its end, and what it says adds up."""
+"""scripts/device run in toy shapes: every part runs to its end, and what it says adds up."""
 
 import importlib
 import json
@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from jaxserve.parallel.gpus import GPUS
+from scripts.device_checks.shapes import CONFIGS
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 
 
 def device(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPTS / "device"), "--tiny", *words]
+    command = [sys.executable, str(SCRIPTS / "device"), "run", "--tiny", *words]
     return subprocess.run(command, capture_output=True, text=True, timeout=500)
 
 
@@ -80,7 +81,7 @@ def test_an_unknown_part_is_refused_by_name():
 
 
 def test_the_floor_of_the_known_model_is_the_known_one(models):
-    config = models.config_of("Llama-3.1-8B", tiny=False)
+    config = CONFIGS["Llama-3.1-8B"]
     architecture = models.find_architecture(config)
     cost = architecture.cost(architecture.spec(config))
     h200 = (GPUS["h200"].bytes_per_s, GPUS["h200"].flops_per_s)

@@ -1,6 +1,6 @@
 """Checks and measurements of the accelerator at hand: correctness, and the distance to the limits of the hardware.
 
-    python3 scripts/device [PART ...] [--json FILE] [--minutes 8] [--attention NAME] [--tiny]
+    python3 scripts/device run [PART ...] [--json FILE] [--minutes 8] [--attention NAME] [--tiny]
 
 Needs Python 3.11 or later, jax, numpy and flax (with what flax imports: optax, msgpack, rich, pygments, treescope,
 PyYAML, absl-py, etils, typing_extensions), and no network; the repository need not be installed. Wheels that are
@@ -18,10 +18,10 @@ its part:
     qwen06b      steps at Qwen3-0.6B's shape
     llama1b      steps at Llama-3.2-1B's shape
 
-`scripts/device compile` compiles for accelerators that are not there; see scripts/device compile --help;
-`scripts/device kernels` predicts the time of attention on TPUs from compiled kernels, and `scripts/device gpu_kernels`
-how near those for GPUs come to the hardware's limits, `scripts/device gpu_products` those of int4 weights, and
-`scripts/device gpu_experts` those of experts.
+Other commands need no accelerator, and COMMAND --help describes them: `compile` compiles programs as an engine plans
+them, `rehearse` those of the parts above; `kernels` predicts the time of attention on TPUs from compiled kernels, and
+`gpu_kernels` how near those for GPUs come to the hardware's limits, `gpu_products` those of int4 weights, and
+`gpu_experts` those of experts.
 
 The floor of a step: the time to read the weights once or to compute its products, whichever is longer, plus the time
 to read the live context once. A short table comes last; --json keeps every record, rewritten after each. --tiny runs
@@ -38,10 +38,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 
 from scripts.device_checks.report import Record, Report, summary
-from scripts.device_checks.shapes import CONFIGS, config_of
+from scripts.device_checks.shapes import CONFIGS, STEP_PARTS, config_of
 
 PROGRAM = Path(__file__).resolve().parents[1] / "device"
 # The most seconds of each part; what one leaves over, later ones may use if the whole time is not over.
@@ -55,7 +56,15 @@ SECONDS = {
     "qwen06b": 75,
     "llama1b": 60,
 }
-MODELS = {"llama8b": "Llama-3.1-8B", "qwen06b": "Qwen3-0.6B", "llama1b": "Llama-3.2-1B"}
+# The modules of the other commands, which have a function `main`.
+COMMANDS = {
+    "compile": "compile",
+    "rehearse": "rehearse",
+    "kernels": "tpu_kernels",
+    "gpu_kernels": "gpu_kernels",
+    "gpu_products": "gpu_products",
+    "gpu_experts": "gpu_experts",
+}
 GRACE_S = 15.0  # between asking a part to begin nothing new and killing it
 LEAST_S = 12.0  # no part is begun with less
 # What one part has compiled, another need not; jax reads this when it is imported, in the parts.
@@ -78,12 +87,12 @@ def run_part(name: str, deadline: float, tiny: bool, attention: str) -> Iterator
         return getattr(parts, name)(setting)
     from scripts.device_checks import steps
 
-    return steps.steps(MODELS[name], setting) if name in MODELS else steps.end_to_end(setting)
+    return steps.steps(STEP_PARTS[name], setting) if name in STEP_PARTS else steps.end_to_end(setting)
 
 
 def run_apart(name: str, seconds: float, arguments: argparse.Namespace) -> Iterator[Record]:
     """Run one part in a process of its own, killed if it goes on after its time, and yield its records."""
-    command = [sys.executable, str(PROGRAM), "--part", name, "--seconds", str(seconds)]
+    command = [sys.executable, str(PROGRAM), "run", "--part", name, "--seconds", str(seconds)]
     command += ["--attention", arguments.attention, *(["--tiny"] if arguments.tiny else [])]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     killer = threading.Timer(seconds + GRACE_S, process.kill)
@@ -128,29 +137,21 @@ def run_all(arguments: argparse.Namespace) -> Report:
 
 
 def main(words: Sequence[str]) -> int:
-    """Run the parts that the words name, print a table, and return the exit code: 1 if a part broke or failed."""
-    if words[:1] == ["compile"]:
-        from scripts.device_checks import compile
-
-        return compile.main(words[1:])
-    if words[:1] == ["gpu_products"]:
-        from scripts.device_checks import gpu_products
-
-        return gpu_products.main(words[1:])
-    if words[:1] == ["gpu_experts"]:
-        from scripts.device_checks import gpu_experts
-
-        return gpu_experts.main(words[1:])
-    if words[:1] == ["gpu_kernels"]:
-        from scripts.device_checks import gpu_kernels
-
-        return gpu_kernels.main(words[1:])
-    if words[:1] == ["kernels"]:
-        from scripts.device_checks import tpu_kernels
-
-        return tpu_kernels.main(words[1:])
+    """Run the command that the first word names and return its exit code."""
     parser = argparse.ArgumentParser(
         prog="device", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("command", choices=("run", *COMMANDS))
+    command = parser.parse_args(words[:1]).command
+    if command == "run":
+        return run(words[1:])
+    return import_module(f"scripts.device_checks.{COMMANDS[command]}").main(words[1:])
+
+
+def run(words: Sequence[str]) -> int:
+    """Run the parts that the words name, print a table, and return the exit code: 1 if a part broke or failed."""
+    parser = argparse.ArgumentParser(
+        prog="device run", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(SECONDS))
     parser.add_argument("--json", type=Path, help="write every record here")

@@ -110,10 +110,11 @@ def _compile(target: Target, programs: Any, table: Any, key: Any) -> Record:
     from jaxserve.errors import StartupError
     from scripts.device_checks.compile_checks import check
     from scripts.device_checks.compile_kernels import list_kernel_faults, read_kernels
+    from scripts.device_checks.gpu_code import dump_options
 
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="jaxserve-compile-") as dump:
-        compiler_options = {"xla_dump_to": dump} if target.platform == "gpu" else None
+        compiler_options = dump_options(dump) if target.platform == "gpu" else None
         try:
             with table.placement.as_default():
                 lowered = key.lower(table, programs.weights, programs.state)

@@ -1,7 +1,7 @@
 """Attention's contract, compiled on the device at hand: every backend that claims it, held to the reference.
 
 The reference computes in float32 at the highest precision from the very numbers that the backend gets, bfloat16
-rounding included. Dead slots hold NaN. Used by scripts/device.
+rounding included. Dead slots hold NaN. Used by scripts/device run and rehearse.
 """
 
 from collections.abc import Iterator
@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxserve.attention import BACKENDS, AttentionInputs
+from jaxserve.attention import BACKENDS, AttentionBackend, AttentionInputs, list_backends
 from jaxserve.attention.reference import ReferenceAttention
 from jaxserve.errors import BadConfig
+from jaxserve.parallel.placement import Placement
 
 PAGE = 16
 # A backend named after a platform is for that platform; the reference is for all.
@@ -57,9 +58,12 @@ TINY = (
 )
 
 
-def run(cases: tuple[Case, ...], platform: str, *, interpreted: tuple[str, ...] = ()) -> Iterator[dict[str, Any]]:
+def run(
+    cases: tuple[Case, ...], placement: Placement, *, interpreted: tuple[str, ...] = ()
+) -> Iterator[dict[str, Any]]:
     """A record per backend, dtype and case. `interpreted` names backends that run here though made for elsewhere."""
-    for name, make in BACKENDS.items():
+    platform = placement.platform
+    for name in BACKENDS:
         if HOME.get(name, platform) != platform and name not in interpreted:
             yield {"kind": "contract", "backend": name, "outcome": "skipped", "why": f"not made for {platform}"}
             continue
@@ -67,28 +71,38 @@ def run(cases: tuple[Case, ...], platform: str, *, interpreted: tuple[str, ...] 
             for case in cases:
                 record = {"kind": "contract", "backend": name, "dtype": dtype, "case": case.name}
                 try:
-                    yield record | compare(make(), case, dtype)
+                    yield record | compare(make_backend(name, dtype, placement), case, dtype)
                 except BadConfig as refusal:
                     yield record | {"outcome": "refused", "why": str(refusal)}
                 except Exception as error:  # one broken kernel must not hide what the others do
                     yield record | {"outcome": "failed", "why": f"{type(error).__name__}: {error}"[:500]}
 
 
+def make_backend(name: str, dtype: str, placement: Placement) -> AttentionBackend:
+    """Return a backend with the sizes that it has on a device. Raises BadConfig if it does not run there."""
+    return list_backends(name, placement.platform, dtype, placement.device_kind, placement.compute_capability)[0]
+
+
 def compare(backend: Any, case: Case, dtype: str) -> dict[str, Any]:
     """The greatest difference from the reference, and what to make of it."""
-    query, key, value, slots, inputs = build(case, dtype)
+    numbers = build(case, dtype)
     with jax.default_matmul_precision("highest"):
-        expected = answer(ReferenceAttention(), case, "float32", query, key, value, slots, inputs)
-    got = answer(backend, case, dtype, query, key, value, slots, inputs)
+        expected = answer(ReferenceAttention(), case, "float32", numbers)
+    got = answer(backend, case, dtype, numbers)
     error = float(np.abs(got - expected).max())
     right = error <= TOLERANCE[dtype]  # False for NaN, too
     return {"outcome": "passed" if right else "failed", "error": error, "tolerance": TOLERANCE[dtype]}
 
 
-def answer(
-    backend: Any, case: Case, dtype: str, query: Any, key: Any, value: Any, slots: Any, inputs: Any
-) -> np.ndarray:
-    """Compute attention with a backend, float32, in one compiled program: write all tokens, then attend."""
+def answer(backend: Any, case: Case, dtype: str, numbers: tuple[Any, ...]) -> np.ndarray:
+    """Compute attention with a backend, float32, in one compiled program."""
+    step, arguments = prepare(backend, case, dtype, numbers)
+    return np.asarray(step(*arguments), np.float32)
+
+
+def prepare(backend: Any, case: Case, dtype: str, numbers: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+    """Return a jitted function, which writes all tokens and then attends, and its arguments."""
+    query, key, value, slots, inputs = numbers
     num_pages = int(inputs.page_table_BW.max()) + 1
     pages = backend.make_pages(num_pages, PAGE, case.kv_heads, case.head_dim, jnp.dtype(dtype))
     pages = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), pages)
@@ -99,7 +113,7 @@ def answer(
         return backend.attend(query, written, inputs, scale=case.head_dim**-0.5, **case.how)
 
     query, key, value = (jnp.asarray(each, dtype) for each in (query, key, value))
-    return np.asarray(step(query, key, value, slots, pages, inputs), np.float32)
+    return step, (query, key, value, slots, pages, inputs)
 
 
 def build(case: Case, dtype: str) -> tuple[Any, ...]:

@@ -59,6 +59,11 @@ class KernelCode:
         return sum(number for name, number in self.counts.items() if re.match(pattern, name))
 
 
+def dump_options(directory: Path | str) -> dict[str, str]:
+    """Return the compiler options with which XLA dumps a program; from jaxlib 0.11 on PTX only if it is asked for."""
+    return {"xla_dump_to": str(directory), "xla_dump_emitter_re": ".*"}
+
+
 def read_kernels(directory: Path, architecture: str) -> list[KernelCode]:
     """Return our kernels with products of a dump, in the order of their names: attention's and those of int4 weights.
 

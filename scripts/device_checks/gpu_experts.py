@@ -26,7 +26,7 @@ import numpy as np
 
 from jaxserve.parallel.gpus import GPUS, Gpu
 from jaxserve.parallel.targets import TARGETS, describe_devices
-from scripts.device_checks.gpu_code import KernelCode, read_kernels
+from scripts.device_checks.gpu_code import KernelCode, dump_options, read_kernels
 from scripts.device_checks.gpu_prediction import LAUNCH_S, loop_times
 from scripts.device_checks.report import Record
 
@@ -131,8 +131,9 @@ def compile_products(
     }
     for name, (function, *arguments) in calls.items():
         with tempfile.TemporaryDirectory() as directory:
-            lowered = jax.jit(function).lower(*arguments)
-            lowered.compile(compiler_options={"xla_dump_to": directory})
+            with jax.default_device(device):
+                lowered = jax.jit(function).lower(*arguments)
+            lowered.compile(compiler_options=dump_options(directory))
             [kernel] = read_kernels(Path(directory), gpu.architecture)
         yield name, kernel
 

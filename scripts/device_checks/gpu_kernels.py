@@ -18,7 +18,7 @@ from typing import Any
 
 from jaxserve.parallel.gpus import GPUS, Gpu
 from jaxserve.parallel.targets import TARGETS, describe_devices
-from scripts.device_checks.gpu_code import KernelCode, read_kernels, run_program
+from scripts.device_checks.gpu_code import KernelCode, dump_options, read_kernels, run_program
 from scripts.device_checks.gpu_prediction import choose_kernel_config, predict, show_table
 from scripts.device_checks.report import Record
 
@@ -99,10 +99,12 @@ def compile_case(case: Case, gpu: Gpu, device: Any, directory: Path) -> tuple[li
         return backend.attend(query, pages, inputs, scale=0.1, sinks=sinks, **options), pages
 
     new = shape(tokens, case.kv_heads, case.head_dim)
-    lowered = jax.jit(layer, donate_argnums=3).lower(
-        shape(tokens, case.heads, case.head_dim), new, new, pages, inputs, shape(case.heads) if case.sinks else None
-    )
-    compiled = lowered.compile(compiler_options={"xla_dump_to": str(directory)})
+    sinks = shape(case.heads) if case.sinks else None
+    with jax.default_device(device):
+        lowered = jax.jit(layer, donate_argnums=3).lower(
+            shape(tokens, case.heads, case.head_dim), new, new, pages, inputs, sinks
+        )
+    compiled = lowered.compile(compiler_options=dump_options(directory))
     memory = compiled.memory_analysis()
     return read_kernels(directory, gpu.architecture), memory.temp_size_in_bytes if memory else 0
 

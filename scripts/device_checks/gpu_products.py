@@ -24,7 +24,7 @@ from typing import Any
 
 from jaxserve.parallel.gpus import GPUS, Gpu
 from jaxserve.parallel.targets import TARGETS, describe_devices
-from scripts.device_checks.gpu_code import KernelCode, read_kernels
+from scripts.device_checks.gpu_code import KernelCode, dump_options, read_kernels
 from scripts.device_checks.gpu_prediction import LAUNCH_S, loop_times
 from scripts.device_checks.report import Record
 
@@ -67,8 +67,9 @@ def compile_call(call: Call, rows: int, gpu: Gpu, device: Any, directory: Path) 
         )
         for width in call.widths_out
     ]
-    lowered = jax.jit(int4_matmul).lower(shape(rows, call.width_in, dtype=jnp.bfloat16), *weights)
-    lowered.compile(compiler_options={"xla_dump_to": str(directory)})
+    with jax.default_device(device):
+        lowered = jax.jit(int4_matmul).lower(shape(rows, call.width_in, dtype=jnp.bfloat16), *weights)
+    lowered.compile(compiler_options=dump_options(directory))
     [kernel] = read_kernels(directory, gpu.architecture)
     return kernel
 

@@ -3,8 +3,11 @@
 Imports jax, flax and numpy only, so that it runs where nothing else is installed.
 """
 
+import math
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,24 +16,26 @@ import numpy as np
 from jaxserve.attention import list_backends
 from jaxserve.cache.groups import GroupSize, make_groups
 from jaxserve.cache.manager import CacheManager
-from jaxserve.cache.pages import CacheTypes, bytes_per_page, make_pages
+from jaxserve.cache.pages import CacheTypes, ModelPages, bytes_per_page, make_pages
 from jaxserve.engine.buckets import Buckets
 from jaxserve.engine.engine import Engine
 from jaxserve.engine.executor import Executor
 from jaxserve.engine.plan import Chunk, DecodeBatch, StepPlan
+from jaxserve.engine.program_memory import abstract_state
 from jaxserve.engine.program_table import ProgramTable
 from jaxserve.engine.runner import Runner
 from jaxserve.engine.scheduler import Scheduler
 from jaxserve.engine.stats import Stats
 from jaxserve.engine.step import ModelContext
 from jaxserve.engine.weight_layout import WeightLayout
+from jaxserve.layers.param_spec import ParamPath
 from jaxserve.models.cost import Cost
 from jaxserve.models.registry import abstract_decoder, find_architecture
 from jaxserve.models.spec import DecoderSpec
-from jaxserve.parallel.placement import Placement, single_placement
+from jaxserve.parallel.placement import Placement
 from jaxserve.sampling.columns import empty_row
 from jaxserve.sampling.sampler import LogprobsConfig, SampleMode
-from scripts.device_checks.shapes import Work, config_of
+from scripts.device_checks.shapes import Work
 
 PAGE, MAX_LOGPROBS = 16, 5
 
@@ -48,6 +53,25 @@ def prefill_work(cost: Cost, itemsize: int, tokens: int) -> Work:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """The programs of a model, and the shapes of what they are given; nothing is allocated.
+
+    weights      Shape and type of each leaf.
+    make_pages   Makes the pages of every layer.
+    """
+
+    table: ProgramTable
+    weights: dict[ParamPath, Any]
+    make_pages: Callable[[], ModelPages]
+    num_pages: int
+
+    def lowerings(self) -> dict[Hashable, Callable[[], Any]]:
+        """Return for each program a function that lowers it, from shapes alone."""
+        packed = self.table.model.weights.pack_shapes(self.weights)
+        return self.table.make_lowerings(packed, abstract_state(self.table, jax.eval_shape(self.make_pages)))
+
+
+@dataclass(frozen=True)
 class Machine:
     """A runner over random weights, and what it was made for."""
 
@@ -60,39 +84,50 @@ class Machine:
     backend: str
 
 
-def make(model: str, *, tiny: bool, buckets: Buckets, max_len: int, pages_wanted: int, attention: str) -> Machine:
-    """Weights made on the device leaf by leaf, as many pages as wanted and as fit, every shape compiled and run."""
-    device = jax.devices()[0]
-    config = config_of(model, tiny=tiny)
+def plan(
+    config: dict[str, Any],
+    placement: Placement,
+    *,
+    buckets: Buckets,
+    max_len: int,
+    pages_wanted: int,
+    attention: str,
+) -> Plan:
+    """Return the programs of a model on one device, with as many pages as wanted and as fit beside the weights."""
     architecture = find_architecture(config)
     spec = architecture.spec(config)
-    dtype = np.dtype(jnp.dtype("float32" if device.platform == "cpu" else "bfloat16"))
-    _, shapes = abstract_decoder(spec, dtype)
-    weights = {path: random_leaf(leaf.shape, leaf.dtype.name, seed) for seed, (path, leaf) in enumerate(shapes.items())}
-    layout = WeightLayout.from_shapes(weights)
-    facts = device.device_kind, Placement((device,)).compute_capability
-    backend = list_backends(attention, device.platform, dtype, *facts)[0]
+    dtype = np.dtype(jnp.dtype("float32" if placement.platform == "cpu" else "bfloat16"))
+    _, weights = abstract_decoder(spec, dtype)
+    facts = placement.device_kind, placement.compute_capability
+    backend = list_backends(attention, placement.platform, dtype, *facts)[0]
     groups, types = make_groups(architecture.cache(spec)), CacheTypes(dtype, dtype)
     page_bytes = sum(bytes_per_page(backend, group, page_size=PAGE, types=types) for group in groups)
-    stats = (device.memory_stats() or {}) if device.platform != "cpu" else {}
-    free = stats.get("bytes_limit", 2**40) - stats.get("bytes_in_use", 0)
-    num_pages = 1 + min(pages_wanted, int(0.85 * free) // page_bytes)
-    make = partial(make_pages, backend, groups, num_pages=[num_pages] * len(groups), page_size=PAGE, types=types)
-    width = -(-max_len // PAGE)
+    weight_bytes = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in weights.values())
+    num_pages = 1 + min(pages_wanted, int(0.85 * placement.memory(weight_bytes).free_bytes) // page_bytes)
     table = ProgramTable(
-        model=ModelContext(spec, dtype, layout, backend, PAGE, groups),
+        model=ModelContext(spec, dtype, WeightLayout.from_shapes(weights), backend, PAGE, groups),
         buckets=buckets,
-        max_pages_per_row=width,
+        max_pages_per_row=-(-max_len // PAGE),
         vocab_size=spec.vocab_size,
         num_rows=buckets.decode[-1] + 1,
         logprobs_config=LogprobsConfig(MAX_LOGPROBS, num_candidates=2),
         batch_invariant=False,
         all_logprobs=False,
-        placement=single_placement(),
+        placement=placement,
     )
-    executor = Executor(table, layout.pack(weights), make)
+    make = partial(make_pages, backend, groups, num_pages=[num_pages] * len(groups), page_size=PAGE, types=types)
+    return Plan(table, weights, make, num_pages)
+
+
+def make(planned: Plan) -> Machine:
+    """Make the weights on the device, leaf by leaf, and compile every program."""
+    table, shapes = planned.table, planned.weights
+    weights = {path: random_leaf(leaf.shape, leaf.dtype.name, seed) for seed, (path, leaf) in enumerate(shapes.items())}
+    model = table.model
+    executor = Executor(table, model.weights.pack(weights), planned.make_pages)
     executor.compile()
-    return Machine(Runner(executor), spec, dtype.itemsize, len(groups), num_pages, width, backend.name)
+    facts = model.dtype.itemsize, len(model.groups), planned.num_pages, table.max_pages_per_row, model.backend.name
+    return Machine(Runner(executor), model.spec, *facts)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -1,4 +1,4 @@
-"""The measurements of scripts/device that need jax and numpy alone.
+"""The measurements of `scripts/device run` that need jax and numpy alone.
 
 A part is a generator of records that stops when its time is over. A record is a flat dict that JSON can hold. A
 timed one has seconds, and where a floor is known the least work behind it: weight_bytes, flops and context_bytes.
@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxserve.parallel.placement import single_placement
 from jaxserve.sampling.columns import NUM_COLUMNS, pack_params, unpack_columns
 from jaxserve.sampling.penalties import init, num_words
 from jaxserve.sampling.sampler import LogitsInputs, LogprobsConfig, SampleMode, sample
@@ -59,33 +60,46 @@ def within(setting: Setting, records: Iterator[Record]) -> Iterator[Record]:
 
 def contract(setting: Setting) -> Iterator[Record]:
     """Products of int4 weights and experts, and attention by every backend for this platform, against the reference."""
-    platform = jax.default_backend()
+    placement = single_placement()
     cases = product_cases.TINY if setting.tiny else product_cases.CASES
-    products = product_cases.run(cases, platform, is_interpreted=setting.tiny)
+    products = product_cases.run(cases, placement.platform, is_interpreted=setting.tiny)
     cases = attention_cases.TINY if setting.tiny else attention_cases.CASES
     interpreted = ("gpu",) if setting.tiny else ()  # runs anywhere, slowly; JAX's TPU kernel does not
-    return within(setting, chain(products, attention_cases.run(cases, platform, interpreted=interpreted)))
+    return within(setting, chain(products, attention_cases.run(cases, placement, interpreted=interpreted)))
+
+
+RATES: dict[str, Callable[..., Any]] = {
+    "copy": lambda x: x + 1,
+    "read": lambda x: jnp.sum(x, dtype=jnp.float32),
+    "product": lambda a, b: a @ b,
+}
+
+
+def list_rates(platform: str, *, tiny: bool) -> dict[str, tuple[Any, ...]]:
+    """Return the shapes of the arguments of each of RATES."""
+    dtype = jnp.dtype(jnp.float32 if platform == "cpu" else jnp.bfloat16)
+    numbers = jax.ShapeDtypeStruct(((2**21 if tiny else 2**31) // dtype.itemsize,), dtype)
+    square = jax.ShapeDtypeStruct(2 * (256 if tiny else 8192,), dtype)
+    return {"copy": (numbers,), "read": (numbers,), "product": (square, square)}
 
 
 def machine(setting: Setting) -> Iterator[Record]:
     """Measure what this device copies, reads and multiplies in a second."""
-    dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-    numbers = jnp.ones((2**21 if setting.tiny else 2**31) // jnp.dtype(dtype).itemsize, dtype)
-    size = 256 if setting.tiny else 8192
-    square = jnp.ones((size, size), dtype)
-    repeats = 2 if setting.tiny else 10
-    copy = best_s(jax.jit(lambda x: x + 1), (numbers,), repeats)
-    read = best_s(jax.jit(lambda x: jnp.sum(x, dtype=jnp.float32)), (numbers,), repeats)
-    product = best_s(jax.jit(lambda a, b: a @ b), (square, square), repeats)
     device = jax.devices()[0]
+    shapes, seconds = list_rates(device.platform, tiny=setting.tiny), dict[str, float]()
+    for name, arguments in shapes.items():
+        ones = tuple(jnp.ones(each.shape, each.dtype) for each in arguments)
+        seconds[name] = best_s(jax.jit(RATES[name]), ones, 2 if setting.tiny else 10)
+    (numbers,), (square, _) = shapes["copy"], shapes["product"]
+    num_bytes = numbers.size * numbers.dtype.itemsize
     yield {
         "kind": "machine",
         "device": device.device_kind,
         "platform": device.platform,
-        "dtype": jnp.dtype(dtype).name,
-        "copy_bytes_per_s": 2 * numbers.nbytes / copy,
-        "read_bytes_per_s": numbers.nbytes / read,
-        "flops_per_s": 2 * size**3 / product,
+        "dtype": numbers.dtype.name,
+        "copy_bytes_per_s": 2 * num_bytes / seconds["copy"],
+        "read_bytes_per_s": num_bytes / seconds["read"],
+        "flops_per_s": 2 * square.shape[0] ** 3 / seconds["product"],
         "python": platform.python_version(),
         "versions": {name: version(name) for name in ("jax", "jaxlib", "flax", "numpy", "torch", "transformers")},
     }
@@ -120,41 +134,47 @@ SAMPLERS: dict[str, tuple[SampleMode, SamplingParams]] = {
 }
 
 
+SAMPLER_ROWS, SAMPLER_VOCAB = (256, 32, 1), 128256
+TINY_SAMPLER_ROWS, TINY_SAMPLER_VOCAB = (2,), 512
+
+
 def sampler(setting: Setting) -> Iterator[Record]:
     """One token for every row from its logits; full is mask, filters, log-probabilities and the 20 best."""
     return within(setting, _sampler(setting.tiny))
 
 
 def _sampler(tiny: bool) -> Iterator[Record]:
-    vocab, batches = (512, (2,)) if tiny else (128256, (256, 32, 1))
-
-    def shape_of(rows: int, mode: SampleMode) -> LogitsInputs | None:
-        if mode < SampleMode.PROCESSORS:
-            return None
-        mask = jnp.full((rows, num_words(vocab)), 2**32 - 1, jnp.uint32)
-        return LogitsInputs(
-            init(rows, vocab), jnp.arange(rows), mask, jnp.zeros((rows, MAX_LOGPROB_TOKEN_IDS), jnp.int32)
-        )
-
-    def lower(rows: int, mode: SampleMode) -> Any:
-        @jax.jit
-        def step(logits, packed, position, shape):
-            return sample(
-                logits, unpack_columns(packed), position, shape, mode=mode, logprobs_config=LogprobsConfig(20)
-            )
-
-        shapes = [((rows, vocab), jnp.float32), ((rows, NUM_COLUMNS), jnp.int32), ((rows,), jnp.int32)]
-        shape = jax.eval_shape(partial(shape_of, rows, mode))
-        return step.lower(*(jax.ShapeDtypeStruct(*each) for each in shapes), shape).compile()
-
+    batches, vocab = (TINY_SAMPLER_ROWS, TINY_SAMPLER_VOCAB) if tiny else (SAMPLER_ROWS, SAMPLER_VOCAB)
     with ThreadPoolExecutor(8) as pool:
         keys = [(rows, mode) for rows in batches for mode, _ in SAMPLERS.values()]
-        programs = dict(zip(keys, pool.map(lambda key: lower(*key), keys), strict=True))
+        compiled = pool.map(lambda key: lower_sampler(key[0], vocab, key[1]).compile(), keys)
+        programs = dict(zip(keys, compiled, strict=True))
     for rows in batches:
         logits = 3 * jax.random.normal(jax.random.key(0), (rows, vocab), jnp.float32)
         for name, (mode, params) in SAMPLERS.items():
             packed = jnp.asarray(np.stack([pack_params(params, seed) for seed in range(rows)]))
-            arguments = (logits, packed, jnp.arange(rows, dtype=jnp.int32), shape_of(rows, mode))
+            arguments = (logits, packed, jnp.arange(rows, dtype=jnp.int32), make_inputs(rows, vocab, mode))
             seconds = best_s(programs[rows, mode], arguments, 2 if tiny else 10)
             about = {"kind": "sampler", "sampler": name, "rows": rows, "vocabulary": vocab}
             yield about | {"seconds": seconds} | asdict(Work(float(logits.nbytes), 0.0))
+
+
+def make_inputs(rows: int, vocab: int, mode: SampleMode) -> LogitsInputs | None:
+    """Return what a sampler gets beside logits and parameters: masks that allow everything, no penalties."""
+    if mode < SampleMode.PROCESSORS:
+        return None
+    mask = jnp.full((rows, num_words(vocab)), 2**32 - 1, jnp.uint32)
+    no_ids = jnp.zeros((rows, MAX_LOGPROB_TOKEN_IDS), jnp.int32)
+    return LogitsInputs(init(rows, vocab), jnp.arange(rows), mask, no_ids)
+
+
+def lower_sampler(rows: int, vocab: int, mode: SampleMode) -> Any:
+    """Lower the program that samples a token for each row."""
+
+    @jax.jit
+    def step(logits: Any, packed: Any, position: Any, inputs: LogitsInputs | None) -> Any:
+        return sample(logits, unpack_columns(packed), position, inputs, mode=mode, logprobs_config=LogprobsConfig(20))
+
+    shapes = [((rows, vocab), jnp.float32), ((rows, NUM_COLUMNS), jnp.int32), ((rows,), jnp.int32)]
+    inputs = jax.eval_shape(partial(make_inputs, rows, vocab, mode))
+    return step.lower(*(jax.ShapeDtypeStruct(*each) for each in shapes), inputs)

@@ -1,6 +1,6 @@
 """The products of int4 weights and of experts by kernels for GPUs, compiled on the device at hand and held to float32.
 
-Used by scripts/device.
+Used by scripts/device run and rehearse.
 """
 
 from collections.abc import Iterator
@@ -17,13 +17,14 @@ from jaxserve.layers.int4_gpu import Codes, int4_expert_matmul, int4_matmul
 from scripts.device_checks.contract import TOLERANCE
 
 GROUP = 128
+BLOCK_ROWS = 16
 
 
 @dataclass(frozen=True)
 class Case:
     """Weights [in, out] that share an input.
 
-    experts   So many weights are stacked, and each block of 16 rows has one of them; 0: there is one.
+    experts   So many weights are stacked, and each block of BLOCK_ROWS rows has one of them; 0: there is one.
     group     Inputs of a group of int4.
     kind      Of the numbers: int4, that of the activations (""), or a dtype of 8 bits.
     """
@@ -78,20 +79,9 @@ def run(cases: tuple[Case, ...], platform: str, *, is_interpreted: bool = False)
 
 def compare(case: Case, dtype: str, *, is_interpreted: bool) -> float:
     """Return the greatest difference from the products of the dequantised weights, which are about 1."""
-    rng = np.random.default_rng(case.rows)
-    x_TI = jnp.asarray(rng.standard_normal((case.rows, case.width_in), np.float32), dtype)
-    weights = [draw_weight(rng, case, width_out, dtype) for width_out in case.widths_out]
-    if case.experts:
-        expert_X = rng.integers(0, case.experts, case.rows // 16).astype(np.int32)
-        blocks = BlockExperts(jnp.asarray(expert_X), jnp.asarray([len(expert_X)], jnp.int32))
-        product: Any = int4_expert_matmul if case.kind == "int4" else expert_matmul
-        outputs = jax.jit(lambda *args: product(args[0], blocks, *args[1:], rows=16, interpret=is_interpreted))(
-            x_TI, *weights
-        )
-        expert_T = np.repeat(expert_X, 16)
-    else:
-        outputs = jax.jit(lambda *args: int4_matmul(*args, interpret=is_interpreted))(x_TI, *weights)
-        expert_T = np.zeros(case.rows, np.int32)
+    product, (x_TI, blocks, *weights) = prepare(case, dtype, is_interpreted=is_interpreted)
+    outputs = product(x_TI, blocks, *weights)
+    expert_T = np.zeros(case.rows, np.int32) if blocks is None else np.repeat(np.asarray(blocks.expert_X), BLOCK_ROWS)
     rows = np.asarray(x_TI, np.float32)
     errors = []
     for y_TO, weight in zip(outputs, weights, strict=True):
@@ -100,6 +90,25 @@ def compare(case: Case, dtype: str, *, is_interpreted: bool) -> float:
             is_its = expert_T == expert
             errors.append(np.abs(np.asarray(y_TO, np.float32)[is_its] - rows[is_its] @ value_EIO[expert]).max())
     return float(max(errors, key=lambda error: (np.isnan(error), error)))
+
+
+def prepare(case: Case, dtype: str, *, is_interpreted: bool) -> tuple[Any, tuple[Any, ...]]:
+    """Return a jitted product and its arguments: the activations, the experts of their blocks or None, the weights."""
+    rng = np.random.default_rng(case.rows)
+    x_TI = jnp.asarray(rng.standard_normal((case.rows, case.width_in), np.float32), dtype)
+    weights = [draw_weight(rng, case, width_out, dtype) for width_out in case.widths_out]
+    blocks = None
+    if case.experts:
+        expert_X = rng.integers(0, case.experts, case.rows // BLOCK_ROWS).astype(np.int32)
+        blocks = BlockExperts(jnp.asarray(expert_X), jnp.asarray([len(expert_X)], jnp.int32))
+    many: Any = int4_expert_matmul if case.kind == "int4" else expert_matmul
+
+    def product(x_TI: Any, blocks: BlockExperts | None, *weights: Any) -> Any:
+        if blocks is None:
+            return int4_matmul(x_TI, *weights, interpret=is_interpreted)
+        return many(x_TI, blocks, *weights, rows=BLOCK_ROWS, interpret=is_interpreted)
+
+    return jax.jit(product), (x_TI, blocks, *weights)
 
 
 def draw_weight(rng: np.random.Generator, case: Case, width_out: int, dtype: str) -> Codes | ExpertWeight:

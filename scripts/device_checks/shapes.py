@@ -54,6 +54,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": True,
     },
 }
+STEP_PARTS = {"llama8b": "Llama-3.1-8B", "qwen06b": "Qwen3-0.6B", "llama1b": "Llama-3.2-1B"}
+"""The parts of `scripts/device run` that time the steps of a model."""
 COMPILED: dict[str, dict[str, Any]] = {
     "Qwen3-0.6B": CONFIGS["Qwen3-0.6B"],
     "Llama-3.1-8B": CONFIGS["Llama-3.1-8B"],

@@ -1,9 +1,9 @@
-"""The measurements of scripts/device that run the engine: steps of a model, and all of it offline."""
+"""The measurements of `scripts/device run` that run the engine: steps of a model, and all of it offline."""
 
 import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -13,61 +13,75 @@ from jaxserve.engine.plan import StepPlan
 from jaxserve.engine.request import Request
 from jaxserve.engine.runner import Runner
 from jaxserve.models.cost import decoder_cost
+from jaxserve.parallel.placement import Placement, single_placement
 from jaxserve.sampling_params import SamplingParams
 from scripts.device_checks import models
 from scripts.device_checks.parts import ROUNDS, Record, Setting, within
+from scripts.device_checks.shapes import config_of
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is timed of a model, the most telling first.
+
+    rows       Of decode steps, ascending.
+    contexts   Tokens behind which they run.
+    prompts    Tokens of prompts.
+    chunks     The sizes of prefill programs, ascending.
+    repeats    Decode steps that are timed at once.
+    """
+
+    rows: tuple[int, ...]
+    contexts: tuple[int, ...]
+    prompts: tuple[int, ...]
+    chunks: tuple[int, ...]
+    repeats: int
+
+    def plan(self, config: dict[str, Any], attention: str, placement: Placement) -> models.Plan:
+        """Return the programs of a model that these need."""
+        return models.plan(
+            config,
+            placement,
+            buckets=Buckets(decode=self.rows, prefill=self.chunks),
+            max_len=max(*self.contexts, *self.prompts) + 32,
+            pages_wanted=self.rows[-1] * (self.contexts[0] // models.PAGE + 2),
+            attention=attention,
+        )
+
+    def cases(self) -> Iterator[tuple[str, int, int]]:
+        """Yield kind, rows and tokens of each measurement."""
+        order = sorted(self.rows, key=lambda rows: rows not in (1, 32, 128, 256))
+        first, *others = self.contexts
+        yield from (("decode", rows, first) for rows in order)
+        yield from (("prefill", 1, tokens) for tokens in self.prompts)
+        yield from (("decode", rows, context) for context in others for rows in order)
+
+
+GRID = Grid((1, 8, 32, 128, 256), (1024, 4096, 256, 16384), (2048, 512, 8192, 1024, 4096), (512, 1024, 2048), 12)
+TINY_GRID = Grid((1,), (16, 64), (64,), (32,), 3)
 
 
 def steps(model: str, setting: Setting) -> Iterator[Record]:
     """Decode and prefill steps of one model, the most telling ones first."""
-    decode = (1,) if setting.tiny else (1, 8, 32, 128, 256)
-    chunks = (32,) if setting.tiny else (512, 1024, 2048)
-    contexts = (16, 64) if setting.tiny else (1024, 4096, 256, 16384)
-    prompts = (64,) if setting.tiny else (2048, 512, 8192, 1024, 4096)
+    grid = TINY_GRID if setting.tiny else GRID
     started = time.perf_counter()
-    made = models.make(
-        model,
-        tiny=setting.tiny,
-        buckets=Buckets(decode=decode, prefill=chunks),
-        max_len=max(*contexts, *prompts) + 32,
-        pages_wanted=decode[-1] * (contexts[0] // models.PAGE + 2),
-        attention=setting.attention,
-    )
+    made = models.make(grid.plan(config_of(model, tiny=setting.tiny), setting.attention, single_placement()))
     about = {"model": model, "attention": made.backend, "itemsize": made.itemsize}
     yield about | {"kind": "ready", "seconds": time.perf_counter() - started, "num_pages": made.num_pages}
-    yield from within(setting, _steps(made, about, decode, chunks, contexts, prompts, tiny=setting.tiny))
+    yield from within(setting, _steps(made, about, grid))
     made.runner.close()
 
 
-def _steps(
-    made: models.Machine,
-    about: Record,
-    decode: tuple[int, ...],
-    chunks: tuple[int, ...],
-    contexts: tuple[int, ...],
-    prompts: tuple[int, ...],
-    *,
-    tiny: bool,
-) -> Iterator[Record]:
+def _steps(made: models.Machine, about: Record, grid: Grid) -> Iterator[Record]:
     cost = decoder_cost(made.spec)
-    order = sorted(decode, key=lambda rows: rows not in (1, 32, 128, 256))
-    cases = [("decode", rows, context) for context in contexts for rows in order]
-    prefill = [("prefill", 1, tokens) for tokens in prompts]
-    for kind, rows, tokens in (*cases[: len(order)], *prefill, *cases[len(order) :]):
+    for kind, rows, tokens in grid.cases():
         if kind == "decode":
-            plans = models.decode_plans(made, rows, tokens, 3 if tiny else 12)
-            work, per_round = (
-                models.decode_work(cost, made.itemsize, rows, tokens),
-                len(plans),
-            )
+            plans = models.decode_plans(made, rows, tokens, grid.repeats)
+            work, per_round = models.decode_work(cost, made.itemsize, rows, tokens), len(plans)
             shared = rows * (-(-tokens // models.PAGE)) >= made.num_pages
         else:
-            plans = models.prefill_plans(made, tokens, min(chunks[-1], tokens))
-            work, per_round, shared = (
-                models.prefill_work(cost, made.itemsize, tokens),
-                1,
-                False,
-            )
+            plans = models.prefill_plans(made, tokens, min(grid.chunks[-1], tokens))
+            work, per_round, shared = models.prefill_work(cost, made.itemsize, tokens), 1, False
         case = about | {"kind": kind, "rows": rows, "tokens": tokens}
         try:
             seconds, host_s = time_plans(made.runner, plans)
@@ -94,24 +108,48 @@ def time_plans(runner: Runner, plans: list[StepPlan]) -> tuple[float, float]:
     return min(whole), statistics.median(host)
 
 
+@dataclass(frozen=True)
+class Load:
+    """The load of the whole engine: twice as many requests as rows, each with `length` tokens in and out.
+
+    chunks   The sizes of prefill programs, ascending; the largest is a step's budget.
+    """
+
+    rows: int
+    length: int
+    chunks: tuple[int, ...]
+
+    @property
+    def max_len(self) -> int:
+        """The most tokens of a row."""
+        return 2 * self.length + models.PAGE
+
+    def plan(self, config: dict[str, Any], attention: str, placement: Placement) -> models.Plan:
+        """Return the programs that it needs."""
+        return models.plan(
+            config,
+            placement,
+            buckets=Buckets(decode=(self.rows,), prefill=self.chunks),
+            max_len=self.max_len,
+            pages_wanted=self.rows * -(-self.max_len // models.PAGE),
+            attention=attention,
+        )
+
+
+LOADED_MODEL = "Llama-3.1-8B"
+LOAD, TINY_LOAD = Load(256, 1000, (64, 256, 1024, 2048)), Load(4, 24, (32,))
+
+
 def end_to_end(setting: Setting) -> Iterator[Record]:
     """The engine offline: more requests than rows, all there at the start, for as long as the time allows."""
-    model, rows, length = "Llama-3.1-8B", *((4, 24) if setting.tiny else (256, 1000))
-    budget = 32 if setting.tiny else 2048
-    most = 2 * length + models.PAGE
+    model, load = LOADED_MODEL, TINY_LOAD if setting.tiny else LOAD
+    rows, length = load.rows, load.length
     started = time.perf_counter()
-    made = models.make(
-        model,
-        tiny=setting.tiny,
-        buckets=Buckets(decode=(rows,), prefill=(32,) if setting.tiny else (64, 256, 1024, 2048)),
-        max_len=most,
-        pages_wanted=rows * -(-most // models.PAGE),
-        attention=setting.attention,
-    )
+    made = models.make(load.plan(config_of(model, tiny=setting.tiny), setting.attention, single_placement()))
     about = {"model": model, "attention": made.backend, "rows": rows, "input": length, "output": length}
     yield about | {"kind": "ready", "seconds": time.perf_counter() - started, "num_pages": made.num_pages}
     made.runner.executor.warm_up()
-    engine = models.engine_over(made, rows=rows, budget=budget, max_len=most)
+    engine = models.engine_over(made, rows=rows, budget=load.chunks[-1], max_len=load.max_len)
     prompts = np.random.default_rng(0).integers(0, made.spec.vocab_size, (rows * 2, length)).tolist()
     params = SamplingParams(temperature=0.0, max_tokens=length, ignore_eos=True)
     for number, prompt in enumerate(prompts):
