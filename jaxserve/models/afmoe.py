@@ -43,7 +43,7 @@ def _read(config: ConfigReader) -> DecoderSpec:
     num_shared = config.get_positive_int("num_shared_experts", 2)
     top_k, scale = read_top_k(config, num_experts, 6), config.get_positive_float("route_scale", 1.0)
     router = RouterSpec(top_k=top_k, score="sigmoid", scale=scale, has_correction_bias=True)
-    moe = mix_experts(config, router, num_experts=num_experts, hidden=hidden, num_shared=num_shared)
+    moe = mix_experts(config, router, num_experts=num_experts, hidden=hidden, shared=num_shared * hidden)
     sparse = range(config.get_whole_number("num_dense_layers", 1), spec.num_layers)
     return with_experts(without_ropes_in_full_layers(spec), moe, sparse)
 

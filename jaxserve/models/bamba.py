@@ -25,7 +25,6 @@ def _read(config: ConfigReader) -> DecoderSpec:
         config,
         architecture_name="BambaForCausalLM",
         model_type="bamba",
-        windows=(None,) * num_layers,
         num_kv_heads=8,
         rope_fraction=0.5,
         default_max_positions=262_144,

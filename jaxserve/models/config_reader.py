@@ -122,6 +122,13 @@ class ConfigReader:
             raise self.unsupported(name, value, "true or false")
         return value
 
+    def get_object(self, name: str) -> Mapping[str, Any]:
+        """Return an object; one without keys where it is absent or null. Raises UnknownArchitecture for others."""
+        value = self.get(name, {})
+        if not isinstance(value, Mapping):
+            raise self.unsupported(name, value, "an object or null")
+        return value
+
     def has(self, name: str) -> bool:
         """Return whether the key is there, even if it is null."""
         return name in self._config

@@ -3,7 +3,7 @@
 Defaults are those of transformers' config classes, because a config.json may leave out what equals its default.
 """
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -31,7 +31,7 @@ def read_decoder_spec(
     *,
     architecture_name: str,
     model_type: str,
-    windows: tuple[int | None, ...],
+    windows: tuple[int | None, ...] | None = None,
     num_kv_heads: int | None = None,
     head_dim: int | None = None,
     activation_key: str = "hidden_act",
@@ -43,25 +43,28 @@ def read_decoder_spec(
     default_max_positions: int | None = None,
     default_vocab_size: int | None = None,
     tie_embeddings: bool = False,
-    norm: Mapping[str, Any] | None = None,
+    norm: Mapping[str, Any] | NormSpec | None = None,
     attention: Mapping[str, Any] | LatentAttentionSpec | None = None,
-    mlp: Mapping[str, Any] | None = None,
+    mlp: Mapping[str, Any] | MLPSpec | None = None,
     layer: Mapping[str, Any] | None = None,
     decoder: Mapping[str, Any] | None = None,
 ) -> DecoderSpec:
     """Return the spec of a decoder whose layers differ in their windows alone; `replace` what else differs.
 
-    num_kv_heads, head_dim, default_…, rope_fraction and tie_embeddings hold where the config says nothing; None: as
-    many key as query heads, which null in the config means, too, width / heads, and whole heads that rotate. rope is
-    given where it is spelled in a way of its own. norm, attention, mlp, layer and decoder are fields of the specs of
-    these names that differ from what is usual: their defaults, scores over the root of head_dim, the eps that
-    rms_norm_eps says (1e-6 if it is absent). Attention of another kind is given whole, and the arguments that concern
-    heads and positions mean nothing then.
+    windows None: no layer has one, and the caller reads layer_types. num_kv_heads, head_dim, default_…, rope_fraction
+    and tie_embeddings hold where the config says nothing; None: as many key as query heads, which null in the config
+    means, too, width / heads, and whole heads that rotate. rope is given where it is spelled in a way of its own. norm,
+    attention, mlp, layer and decoder are fields of the specs of these names that differ from what is usual: their
+    defaults, scores over the root of head_dim, the eps that rms_norm_eps says (1e-6 if it is absent). A norm, a
+    feed-forward block and attention of another kind may be given whole; the arguments that concern heads and positions
+    mean nothing beside such attention, nor those of activations beside such a block.
 
     Raises UnknownArchitecture, naming the key whose value is not understood.
     """
     config.require("model_type", model_type)
     width = config.get_positive_int("hidden_size")
+    if windows is None:
+        windows = (None,) * config.get_positive_int("num_hidden_layers", maximum=MAX_LAYERS)
     max_positions = config.get_positive_int("max_position_embeddings", default_max_positions or REQUIRED)
     if isinstance(attention, LatentAttentionSpec):
         attentions = [attention] * len(windows)
@@ -74,14 +77,14 @@ def read_decoder_spec(
         sizes = {"num_heads": num_heads, "num_kv_heads": kv_heads, "head_dim": head_dim, "rope": rope}
         attention_spec = AttentionSpec(**sizes | {"scale": head_dim**-0.5} | dict(attention or {}))
         attentions = [replace(attention_spec, window=window) for window in windows]
-    mlp_spec = _read_mlp(config, mlp or {}, activation_key, default_activation)
+    mlp_spec = mlp if isinstance(mlp, MLPSpec) else _read_mlp(config, mlp or {}, activation_key, default_activation)
     layers = [LayerSpec(attention=each, mlp=mlp_spec, **dict(layer or {})) for each in attentions]
     return DecoderSpec(
         architecture_name=architecture_name,
         vocab_size=config.get_positive_int("vocab_size", default_vocab_size or REQUIRED),
         width=width,
         max_position_embeddings=max_positions,
-        norm=_read_norm(config, norm or {}),
+        norm=norm if isinstance(norm, NormSpec) else _read_norm(config, norm or {}),
         layers=tuple(layers),
         tie_embeddings=config.get_bool("tie_word_embeddings", tie_embeddings),
         **dict(decoder or {}),
@@ -186,16 +189,39 @@ def without_ropes_in_full_layers(spec: DecoderSpec) -> DecoderSpec:
     return with_ropes(spec, tuple(rope if has_window else None for rope, has_window in ropes))
 
 
-def read_layer_types(config: ConfigReader, kinds: tuple[str, ...], default_types: list[str]) -> tuple[str, ...]:
-    """Return the kind of each layer by `layer_types`.
+def read_layers_of(
+    config: ConfigReader, kinds: tuple[str, ...], others: tuple[str, ...], default_types: list[str]
+) -> list[int]:
+    """Return the indices of layers that are of these kinds by `layer_types`.
 
-    Raises UnknownArchitecture for other kinds, and for more or fewer entries than layers.
+    Raises UnknownArchitecture for layers of neither these kinds nor the others, and for more or fewer entries than
+    layers.
+    """
+    types = _read_types(config, (*kinds, *others), default_types)
+    return [index for index, kind in enumerate(types) if kind in kinds]
+
+
+def read_rotating_layers(config: ConfigReader) -> list[int]:
+    """Return 1 for each layer that rotates, else 0: by `no_rope_layers`, or all but every so-many-th.
+
+    Raises UnknownArchitecture for other numbers, and for more or fewer entries than layers.
     """
     num_layers = config.get_positive_int("num_hidden_layers", maximum=MAX_LAYERS)
-    types = config.get("layer_types", default_types)
-    if not isinstance(types, list) or len(types) != num_layers or any(kind not in kinds for kind in types):
-        raise config.unsupported("layer_types", types, f"{num_layers} entries, each {' or '.join(map(repr, kinds))}")
-    return tuple(types)
+    interval = config.get_positive_int("no_rope_layer_interval", 4)
+    rotates = config.get("no_rope_layers", [])
+    if rotates == []:  # Llama 4's files have an empty list, too
+        rotates = [int((layer + 1) % interval != 0) for layer in range(num_layers)]
+    if not isinstance(rotates, list) or len(rotates) != num_layers or any(value not in (0, 1) for value in rotates):
+        raise config.unsupported("no_rope_layers", rotates, f"{num_layers} entries, 1 where a layer rotates, else 0")
+    return rotates
+
+
+def read_kernel_size(config: ConfigReader, name: str, default: int) -> int:
+    """Return the tokens of a short convolution. Raises UnknownArchitecture for fewer than two."""
+    kernel_size = config.get_positive_int(name, default)
+    if kernel_size < 2:
+        raise config.unsupported(name, kernel_size, "2 or more")
+    return kernel_size
 
 
 def read_layer_config(config: ConfigReader, indices: list[int]) -> ConfigReader:
@@ -226,14 +252,9 @@ def read_layer_windows(
     window, start = config.get("sliding_window", default_window), config.get("max_window_layers", default_start)
     if used:
         window = config.get_positive_int("sliding_window", default_window)
-    types = config.get("layer_types", None)
-    if types is None:
-        types = ["sliding_attention" if used and i >= start else "full_attention" for i in range(num_layers)]
+    default_types = ["sliding_attention" if used and i >= start else "full_attention" for i in range(num_layers)]
     allowed = {"full_attention": None} | ({"sliding_attention": window} if used else {})
-    if len(types) != num_layers or any(kind not in allowed for kind in types):
-        expected = f"{num_layers} entries, each {' or '.join(repr(kind) for kind in allowed)}"
-        raise config.unsupported("layer_types", types, expected)
-    return tuple(allowed[kind] for kind in types)
+    return tuple(allowed[kind] for kind in _read_types(config, allowed, default_types))
 
 
 def read_window(config: ConfigReader) -> int | None:
@@ -254,27 +275,35 @@ def read_typed_windows(
     window: int | None,
     *,
     full_every: int | None = None,
+    is_first_full: bool = False,
     default_types: list[str] | None = None,
 ) -> tuple[int | None, ...]:
     """Return each layer's window by `layer_types`: `window` where that says sliding_attention, else None.
 
-    Without layer_types every full_every-th layer is full, or they are default_types. window None: no layer may slide.
+    Without layer_types every full_every-th layer is full, counted to the last one or from the first one on, or they are
+    default_types. window None: no layer may slide.
     Raises UnknownArchitecture for other types, and for more or fewer entries than layers.
     """
     num_layers = config.get_positive_int("num_hidden_layers", maximum=MAX_LAYERS)
     if default_types is None:
-        every = full_every or 1
-        default_types = ["full_attention" if (i + 1) % every == 0 else "sliding_attention" for i in range(num_layers)]
-    types = config.get("layer_types", default_types)
+        every, first = full_every or 1, 0 if is_first_full else 1
+        is_full = [(index + first) % every == 0 for index in range(num_layers)]
+        default_types = ["full_attention" if full else "sliding_attention" for full in is_full]
     allowed = {"full_attention": None} | ({} if window is None else {"sliding_attention": window})
-    if not isinstance(types, list) or len(types) != num_layers or any(kind not in allowed for kind in types):
-        expected = f"{num_layers} entries, each {' or '.join(map(repr, allowed))}"
-        raise config.unsupported("layer_types", types, expected)
-    return tuple(allowed[kind] for kind in types)
+    return tuple(allowed[kind] for kind in _read_types(config, allowed, default_types))
 
 
-def read_softcap(config: ConfigReader, name: str, default: float | None) -> float | None:
-    """Return a soft cap; where the key is absent the default, where it is null none.
+def _read_types(config: ConfigReader, kinds: Iterable[str], default_types: list[str]) -> list[str]:
+    """Return the kind of each layer by `layer_types`."""
+    kinds, num_layers = tuple(kinds), config.get_positive_int("num_hidden_layers", maximum=MAX_LAYERS)
+    types = config.get("layer_types", default_types)
+    if not isinstance(types, list) or len(types) != num_layers or any(kind not in kinds for kind in types):
+        raise config.unsupported("layer_types", types, f"{num_layers} entries, each {' or '.join(map(repr, kinds))}")
+    return types
+
+
+def read_nullable_float(config: ConfigReader, name: str, default: float | None) -> float | None:
+    """Return a number above 0; where the key is absent the default, where it is null none.
 
     Raises UnknownArchitecture unless the value is a number above 0.
     """

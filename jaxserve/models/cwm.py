@@ -1,7 +1,7 @@
 """CWM (Code World Model): Llama 3 with windows in all layers but every fourth, from the first on."""
 
 from jaxserve.layers.rope import Llama3Scaling, RopeSpec
-from jaxserve.models.config_reader import MAX_LAYERS, ConfigReader
+from jaxserve.models.config_reader import ConfigReader
 from jaxserve.models.config_values import read_decoder_spec, read_typed_windows
 from jaxserve.models.family import DecoderFamily
 from jaxserve.models.spec import DecoderSpec
@@ -10,8 +10,7 @@ DEFAULT_ROPE = RopeSpec(1_000_000.0, Llama3Scaling(16.0, 1.0, 4.0, 8192))
 
 
 def _read(config: ConfigReader) -> DecoderSpec:
-    layers = config.get_positive_int("num_hidden_layers", maximum=MAX_LAYERS)
-    types = ["sliding_attention" if layer % 4 else "full_attention" for layer in range(layers)]
+    window = config.get_positive_int("sliding_window", 8192)
     has_rope = any(config.get(name, None) for name in ("rope_parameters", "rope_scaling"))
     if not has_rope:
         config.require("rope_theta", DEFAULT_ROPE.theta, None)
@@ -19,7 +18,7 @@ def _read(config: ConfigReader) -> DecoderSpec:
         config,
         architecture_name="CwmForCausalLM",
         model_type="cwm",
-        windows=read_typed_windows(config, config.get_positive_int("sliding_window", 8192), default_types=types),
+        windows=read_typed_windows(config, window, full_every=4, is_first_full=True),
         num_kv_heads=8,
         head_dim=128,
         rope=None if has_rope else DEFAULT_ROPE,

@@ -39,7 +39,7 @@ def _read_experts(config: ConfigReader) -> MoESpec:
     hidden = config.get_positive_int("moe_intermediate_size", 1536)
     num_shared = config.get_whole_number("moe_num_shared_experts", 2)
     router = RouterSpec(top_k=top_k, has_correction_bias=True)
-    return mix_experts(config, router, num_experts=num_experts, hidden=hidden, num_shared=num_shared)
+    return mix_experts(config, router, num_experts=num_experts, hidden=hidden, shared=num_shared * hidden)
 
 
 def _read_sparse_layers(config: ConfigReader, num_layers: int) -> range:

@@ -29,7 +29,6 @@ def _read(config: ConfigReader) -> DecoderSpec:
         config,
         architecture_name="FalconH1ForCausalLM",
         model_type="falcon_h1",
-        windows=(None,) * num_layers,
         num_kv_heads=8,
         default_max_positions=8192,
         default_vocab_size=128_000,

@@ -1,7 +1,7 @@
 """Gemma 2: norms before and after each block, windows in every other layer, soft caps of scores and logits."""
 
 from jaxserve.models.config_reader import ConfigReader
-from jaxserve.models.config_values import read_decoder_spec, read_softcap, read_typed_windows
+from jaxserve.models.config_values import read_decoder_spec, read_nullable_float, read_typed_windows
 from jaxserve.models.family import SANDWICH, DecoderFamily, named
 from jaxserve.models.spec import DecoderSpec, NormPlace
 
@@ -23,14 +23,14 @@ def read_gemma2(config: ConfigReader, *, architecture_name: str, model_type: str
         tie_embeddings=True,
         attention={
             "scale": config.get_positive_float("query_pre_attn_scalar", 256) ** -0.5,
-            "softcap": read_softcap(config, "attn_logit_softcapping", 50.0),
+            "softcap": read_nullable_float(config, "attn_logit_softcapping", 50.0),
             "qkv_bias": bias,
             "output_bias": bias,
         },
         layer={"norm_place": norm_place},
         decoder={
             "embedding_multiplier": config.get_positive_int("hidden_size") ** 0.5,
-            "logits_softcap": read_softcap(config, "final_logit_softcapping", 30.0),
+            "logits_softcap": read_nullable_float(config, "final_logit_softcapping", 30.0),
         },
     )
 

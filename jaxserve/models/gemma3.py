@@ -1,7 +1,7 @@
 """Gemma 3, text: Gemma 2 with normed query and key heads, a rotation for each kind of layer, and no soft caps."""
 
 from jaxserve.models.config_reader import ConfigReader
-from jaxserve.models.config_values import read_decoder_spec, read_softcap, read_typed_windows, with_typed_ropes
+from jaxserve.models.config_values import read_decoder_spec, read_nullable_float, read_typed_windows, with_typed_ropes
 from jaxserve.models.family import SANDWICH, DecoderFamily, named
 from jaxserve.models.rope_config import ThetaKey, read_typed_ropes
 from jaxserve.models.spec import DecoderSpec
@@ -36,7 +36,7 @@ def _read(config: ConfigReader) -> DecoderSpec:
         rope=ropes["full_attention"],
         attention={
             "scale": config.get_positive_float("query_pre_attn_scalar", 256) ** -0.5,
-            "softcap": read_softcap(config, "attn_logit_softcapping", None),
+            "softcap": read_nullable_float(config, "attn_logit_softcapping", None),
             "qkv_bias": bias,
             "output_bias": bias,
             "qk_norm": "head",
@@ -44,7 +44,7 @@ def _read(config: ConfigReader) -> DecoderSpec:
         layer={"norm_place": "sandwich"},
         decoder={
             "embedding_multiplier": config.get_positive_int("hidden_size") ** 0.5,
-            "logits_softcap": read_softcap(config, "final_logit_softcapping", None),
+            "logits_softcap": read_nullable_float(config, "final_logit_softcapping", None),
             "is_bidirectional": is_bidirectional,
         },
         default_max_positions=131_072,

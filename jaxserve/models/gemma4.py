@@ -16,7 +16,7 @@ from jaxserve.models.config_reader import MAX_EXPERTS, MAX_LAYERS, ConfigReader
 from jaxserve.models.config_values import (
     read_decoder_spec,
     read_layer_config,
-    read_softcap,
+    read_nullable_float,
     read_typed_windows,
     with_attention,
     with_mlps,
@@ -66,7 +66,7 @@ def _read(config: ConfigReader, variant: Variant) -> DecoderSpec:
         layer={"norm_place": "sandwich", "has_output_scale": True},
         decoder={
             "embedding_multiplier": config.get_positive_int("hidden_size") ** 0.5,
-            "logits_softcap": read_softcap(config, "final_logit_softcapping", None),
+            "logits_softcap": read_nullable_float(config, "final_logit_softcapping", None),
         },
         default_max_positions=variant.max_positions,
         default_vocab_size=262_144,

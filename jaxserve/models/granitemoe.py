@@ -2,10 +2,10 @@
 
 from jaxserve.layers.moe import RouterSpec
 from jaxserve.models.config_reader import ConfigReader
-from jaxserve.models.config_values import read_activation, read_top_k
+from jaxserve.models.config_values import read_top_k
 from jaxserve.models.family import DecoderFamily, named
 from jaxserve.models.granite import read_granite
-from jaxserve.models.moe_values import read_num_experts, with_experts
+from jaxserve.models.moe_values import mix_experts, read_num_experts, with_experts
 from jaxserve.models.spec import DecoderSpec, MoESpec
 
 STACKS = {
@@ -30,12 +30,8 @@ def _read(config: ConfigReader) -> DecoderSpec:
 def read_experts(config: ConfigReader) -> MoESpec:
     """Return Granite's experts, each of `intermediate_size` numbers."""
     num_experts = read_num_experts(config, "num_local_experts", default=8)
-    return MoESpec(
-        num_experts=num_experts,
-        hidden=config.get_positive_int("intermediate_size"),
-        router=RouterSpec(top_k=read_top_k(config, num_experts, 2)),
-        activation=read_activation(config),
-    )
+    router = RouterSpec(top_k=read_top_k(config, num_experts, 2))
+    return mix_experts(config, router, num_experts=num_experts, hidden=config.get_positive_int("intermediate_size"))
 
 
 ARCHITECTURE = DecoderFamily(_read, named(STACKS, IN_MEMORY))

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from jaxserve.models.config_reader import MAX_LAYERS, ConfigReader
-from jaxserve.models.config_values import read_activation, read_layer_types, with_attention
+from jaxserve.models.config_values import read_activation, read_layers_of, with_attention
 from jaxserve.models.family import DecoderFamily, named
 from jaxserve.models.granite import read_granite
 from jaxserve.models.granitemoe import IN_MEMORY, STACKS, read_experts
@@ -17,8 +17,8 @@ SHARED = {"gate": "shared_mlp.input_linear", "up": "shared_mlp.input_linear", "d
 
 def _read(config: ConfigReader) -> DecoderSpec:
     num_layers = config.get_positive_int("num_hidden_layers", maximum=MAX_LAYERS)
-    kinds = (*MAMBA_TYPES, "full_attention", "attention")
-    types = read_layer_types(config, kinds, [MAMBA_TYPES[0]] * num_layers)
+    default_types = [MAMBA_TYPES[0]] * num_layers
+    recurrent = read_layers_of(config, MAMBA_TYPES, ("full_attention", "attention"), default_types)
     config.require("normalization_function", "rmsnorm", None)
     config.get("init_method", None)
     hidden = config.get_positive_int("shared_intermediate_size", 1024)
@@ -38,7 +38,7 @@ def _read(config: ConfigReader) -> DecoderSpec:
         spec = with_experts(spec, replace(read_experts(config), shared=shared), range(num_layers))
     for name in ("intermediate_size", "num_experts_per_tok"):  # of experts, said of models without any, too
         config.get(name, None)
-    return with_attention(spec, read_mamba2(config), [i for i, kind in enumerate(types) if kind in MAMBA_TYPES])
+    return with_attention(spec, read_mamba2(config), recurrent)
 
 
 _LAYOUT = {**STACKS, **MAMBA2, **SHARED, **{f"shared_mlp_{name}": stem for name, stem in SHARED.items()}}

@@ -4,11 +4,11 @@ from typing import Any
 
 from jaxserve.layers.moe import RouterSpec
 from jaxserve.models.config_reader import ConfigReader
-from jaxserve.models.config_values import read_activation, read_top_k
+from jaxserve.models.config_values import read_top_k
 from jaxserve.models.family import EXPERTS, FUSED_EXPERTS, DecoderFamily, named
 from jaxserve.models.hunyuan_v1_dense import HEAD_NORMS, read_hunyuan
-from jaxserve.models.moe_values import read_num_experts, with_experts
-from jaxserve.models.spec import DecoderSpec, MLPSpec, MoESpec
+from jaxserve.models.moe_values import mix_experts, read_num_experts, with_experts
+from jaxserve.models.spec import DecoderSpec
 
 RELICS = {"group_limited_greedy": False, "moe_layer_num_skipped": 0, "norm_topk_prob": True} | {
     "routed_scaling_factor": 1.0,
@@ -34,14 +34,8 @@ def _read(config: ConfigReader) -> DecoderSpec:
     top_k = config.get("moe_topk", 1)
     top_k = top_k[0] if isinstance(top_k, list) and top_k else config.get_positive_int("moe_topk", 1)
     _require_everywhere(config, "moe_topk", top_k)
-    activation = read_activation(config)
-    moe = MoESpec(
-        num_experts=num_experts,
-        hidden=hidden,
-        router=RouterSpec(top_k=read_top_k(config, num_experts, top_k)),
-        activation=activation,
-        shared=MLPSpec(hidden=hidden, activation=activation),
-    )
+    router = RouterSpec(top_k=read_top_k(config, num_experts, top_k))
+    moe = mix_experts(config, router, num_experts=num_experts, hidden=hidden, shared=hidden)
     return with_experts(spec, moe, range(spec.num_layers))
 
 

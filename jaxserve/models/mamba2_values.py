@@ -3,6 +3,7 @@
 from math import inf
 
 from jaxserve.models.config_reader import ConfigReader
+from jaxserve.models.config_values import read_kernel_size
 from jaxserve.models.mamba2_spec import Mamba2Spec
 from jaxserve.models.origins import Layout
 
@@ -38,15 +39,12 @@ def read_mamba2(config: ConfigReader, width: int | None = None) -> Mamba2Spec:
         expected = f"a divisor of the width of all heads, {width}, and a multiple of {groups} groups"
         raise config.unsupported("mamba_n_heads", num_heads, expected)
     config.require("mamba_d_head", width // num_heads, "auto", None)
-    kernel_size = config.get_positive_int("mamba_d_conv", 4)
-    if kernel_size < 2:
-        raise config.unsupported("mamba_d_conv", kernel_size, "2 or more")
     return Mamba2Spec(
         num_heads=num_heads,
         head_dim=width // num_heads,
         num_groups=groups,
         state_dim=config.get_positive_int("mamba_d_state", 256),
-        kernel_size=kernel_size,
+        kernel_size=read_kernel_size(config, "mamba_d_conv", 4),
         projection_bias=config.get_bool("mamba_proj_bias", False),
         conv_bias=config.get_bool("mamba_conv_bias", True),
     )

@@ -1,19 +1,11 @@
 """Mellum 2: Qwen 3's attention with windows and a rotation for each kind of layer, and experts in most layers."""
 
-from jaxserve.layers.moe import RouterSpec
 from jaxserve.models.config_reader import ConfigReader
-from jaxserve.models.config_values import (
-    read_activation,
-    read_decoder_spec,
-    read_top_k,
-    read_typed_windows,
-    read_window,
-    with_typed_ropes,
-)
+from jaxserve.models.config_values import read_decoder_spec, read_typed_windows, read_window, with_typed_ropes
 from jaxserve.models.family import EXPERTS, FUSED_EXPERTS, STACKED_EXPERTS, DecoderFamily, named
-from jaxserve.models.moe_values import read_num_experts, read_sparse_types, with_experts
+from jaxserve.models.moe_values import read_num_experts, read_qwen_experts, read_sparse_types, with_experts
 from jaxserve.models.rope_config import ThetaKey, read_typed_ropes
-from jaxserve.models.spec import DecoderSpec, MoESpec
+from jaxserve.models.spec import DecoderSpec
 
 UNUSED = ("num_mtp_layers", "num_nextn_predict_layers", "mtp_layer_types", "mtp_mlp_layer_types")
 UNUSED += ("max_window_layers", "use_sliding_window")
@@ -43,14 +35,8 @@ def _read(config: ConfigReader) -> DecoderSpec:
         attention={"qkv_bias": bias, "output_bias": bias, "qk_norm": "head"},
     )
     num_experts = read_num_experts(config, "num_experts", "num_local_experts", default=64)
-    moe = MoESpec(
-        num_experts=num_experts,
-        hidden=config.get_positive_int("moe_intermediate_size", 896),
-        router=RouterSpec(
-            top_k=read_top_k(config, num_experts, 8), renormalize=config.get_bool("norm_topk_prob", True)
-        ),
-        activation=read_activation(config),
-    )
+    renormalize = config.get_bool("norm_topk_prob", True)
+    moe = read_qwen_experts(config, num_experts=num_experts, top_k=8, hidden=896, renormalize=renormalize)
     sparse = read_sparse_types(config, spec.num_layers, num_dense=0)
     return with_experts(with_typed_ropes(spec, ropes), moe, sparse)
 

@@ -2,16 +2,10 @@
 
 from jaxserve.layers.moe import RouterSpec
 from jaxserve.models.config_reader import MAX_EXPERTS, ConfigReader
-from jaxserve.models.config_values import (
-    read_activation,
-    read_decoder_spec,
-    read_top_k,
-    read_window,
-    uniform_windows,
-    with_mlps,
-)
+from jaxserve.models.config_values import read_decoder_spec, read_top_k, read_window, uniform_windows
 from jaxserve.models.family import FUSED_EXPERTS, STACKED_EXPERTS, DecoderFamily, named
-from jaxserve.models.spec import DecoderSpec, MoESpec
+from jaxserve.models.moe_values import mix_experts, with_experts
+from jaxserve.models.spec import DecoderSpec
 
 EXPERTS = {
     "router": "block_sparse_moe.gate",
@@ -33,13 +27,10 @@ def _read(config: ConfigReader) -> DecoderSpec:
         default_theta=1_000_000.0,
     )
     num_experts = config.get_positive_int("num_local_experts", 8, maximum=MAX_EXPERTS)
-    moe = MoESpec(
-        num_experts=num_experts,
-        hidden=config.get_positive_int("intermediate_size"),
-        router=RouterSpec(top_k=read_top_k(config, num_experts, 2)),
-        activation=read_activation(config),
-    )
-    return with_mlps(spec, (moe,) * spec.num_layers)
+    router = RouterSpec(top_k=read_top_k(config, num_experts, 2))
+    hidden = config.get_positive_int("intermediate_size")
+    moe = mix_experts(config, router, num_experts=num_experts, hidden=hidden)
+    return with_experts(spec, moe, range(spec.num_layers))
 
 
 ARCHITECTURE = DecoderFamily(_read, named(EXPERTS, STACKED_EXPERTS, FUSED_EXPERTS))

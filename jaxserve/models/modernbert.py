@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from jaxserve.layers.dense import DenseSpec
 from jaxserve.layers.norms import NormSpec
-from jaxserve.models.config_reader import MAX_LAYERS, ConfigReader
+from jaxserve.models.config_reader import ConfigReader
 from jaxserve.models.config_values import ACTIVATION_NAMES, read_decoder_spec, read_typed_windows, with_typed_ropes
 from jaxserve.models.dense_params import DenseStems
 from jaxserve.models.family import DecoderFamily, TensorNames
@@ -44,9 +44,7 @@ UNUSED_KEYS = (  # of training, of the head that fills in masked tokens, and of 
 
 def _read(config: ConfigReader) -> DecoderSpec:
     config.ignore(*HEAD_KEYS, *UNUSED_KEYS)
-    num_layers = config.get_positive_int("num_hidden_layers", maximum=MAX_LAYERS)
     every = config.get_positive_int("global_attn_every_n_layers", 3)
-    types = ["sliding_attention" if index % every else "full_attention" for index in range(num_layers)]
     half = config.get_whole_number("local_attention", 128) // 2
     ropes, bias = read_typed_ropes(config, THETAS, default_max_positions=8192), config.get_bool("attention_bias", False)
     norm = _read_norm(config)
@@ -54,14 +52,14 @@ def _read(config: ConfigReader) -> DecoderSpec:
         config,
         architecture_name="ModernBertModel",
         model_type="modernbert",
-        windows=read_typed_windows(config, half + 1, default_types=types),
+        windows=read_typed_windows(config, half + 1, full_every=every, is_first_full=True),
         activation_key="hidden_activation",
         default_activation="gelu",
         rope=ropes["full_attention"],
         default_max_positions=8192,
         default_vocab_size=50_368,
         tie_embeddings=True,
-        norm={"eps": norm.eps, "kind": norm.kind, "has_bias": norm.has_bias},
+        norm=norm,
         attention={"qkv_bias": bias, "output_bias": bias},
         mlp={"bias": config.get_bool("mlp_bias", False)},
         decoder={"embedding_norm": norm, "is_bidirectional": True},

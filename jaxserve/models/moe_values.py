@@ -35,12 +35,40 @@ def with_experts(spec: DecoderSpec, moe: MoESpec, indices: Container[int]) -> De
 
 
 def mix_experts(
-    config: ConfigReader, router: RouterSpec, *, num_experts: int, hidden: int, num_shared: int = 0
+    config: ConfigReader,
+    router: RouterSpec,
+    *,
+    num_experts: int,
+    hidden: int,
+    shared: int = 0,
+    has_shared_gate: bool = False,
 ) -> MoESpec:
-    """Return experts of so many hidden numbers, and the shared ones as one block as wide as all of them."""
+    """Return experts of so many hidden numbers; shared are those of the block beside them, 0: there is none."""
     activation = read_activation(config)
-    shared = MLPSpec(hidden=num_shared * hidden, activation=activation) if num_shared else None
-    return MoESpec(num_experts=num_experts, hidden=hidden, router=router, activation=activation, shared=shared)
+    return MoESpec(
+        num_experts=num_experts,
+        hidden=hidden,
+        router=router,
+        activation=activation,
+        shared=MLPSpec(hidden=shared, activation=activation) if shared else None,
+        has_shared_gate=has_shared_gate,
+    )
+
+
+def read_qwen_experts(
+    config: ConfigReader, *, num_experts: int, top_k: int, hidden: int, shared: int = 0, renormalize: bool
+) -> MoESpec:
+    """Return Qwen's experts by softmax, num_experts of them, and a shared block behind a gate, or none.
+
+    top_k, hidden and the numbers of the shared block hold where the config says nothing; 0: there is no such block.
+    """
+    router = RouterSpec(top_k=read_top_k(config, num_experts, top_k), renormalize=renormalize)
+    hidden = config.get_positive_int("moe_intermediate_size", hidden)
+    if shared:
+        shared = config.get_positive_int("shared_expert_intermediate_size", shared)
+    return mix_experts(
+        config, router, num_experts=num_experts, hidden=hidden, shared=shared, has_shared_gate=shared > 0
+    )
 
 
 def read_sparse_layers(config: ConfigReader, num_layers: int) -> frozenset[int]:
@@ -105,6 +133,6 @@ def read_deepseek_experts(
     hidden = config.get_positive_int("moe_intermediate_size", hidden)
     num_shared = config.get_whole_number("n_shared_experts", num_shared)
     try:
-        return mix_experts(config, router, num_experts=num_experts, hidden=hidden, num_shared=num_shared)
+        return mix_experts(config, router, num_experts=num_experts, hidden=hidden, shared=num_shared * hidden)
     except ValueError as error:
         raise config.unsupported("n_group", router.num_groups, f"groups that can be chosen from: {error}") from None

@@ -8,7 +8,7 @@ from jaxserve.models.config_reader import ConfigReader
 from jaxserve.models.config_values import (
     list_ropes,
     read_decoder_spec,
-    read_softcap,
+    read_nullable_float,
     uniform_windows,
     with_ropes,
 )
@@ -27,10 +27,13 @@ def _read(config: ConfigReader) -> DecoderSpec:
         default_activation="relu2",
         default_max_positions=2048,
         default_vocab_size=50_304,
-        norm={"eps": norm.eps, "has_scale": False},
+        norm=norm,
         attention={"qkv_bias": bias, "output_bias": bias, "qk_norm": "head", "norms_after_rope": True},
         mlp={"is_gated": False},
-        decoder={"embedding_norm": norm, "logits_softcap": read_softcap(config, "final_logit_softcapping", 15.0)},
+        decoder={
+            "embedding_norm": norm,
+            "logits_softcap": read_nullable_float(config, "final_logit_softcapping", 15.0),
+        },
     )
     return with_ropes(spec, tuple(_turn_back(config, rope) for rope in list_ropes(spec)))
 

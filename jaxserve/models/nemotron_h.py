@@ -7,11 +7,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from jaxserve.models.config_reader import MAX_LAYERS, ConfigReader
-from jaxserve.models.config_values import read_activation, read_decoder_spec, with_attention, with_mlps
+from jaxserve.models.config_values import (
+    read_activation,
+    read_decoder_spec,
+    read_kernel_size,
+    with_attention,
+    with_mlps,
+)
 from jaxserve.models.family import NEXT_LAYER, DecoderFamily, TensorNames
 from jaxserve.models.mamba2_spec import Mamba2Spec
 from jaxserve.models.mamba2_values import MAMBA2, NO_LIMIT
 from jaxserve.models.moe_values import read_deepseek_moe
+from jaxserve.models.origins import rename_stems
 from jaxserve.models.spec import DecoderSpec, MLPSpec, MoESpec
 
 LETTERS = {"M": "linear_attention", "*": "full_attention", "-": "mlp", "E": "moe"}
@@ -20,32 +27,27 @@ UNUSED = (
     *("attention_head_dim", "expand", "mamba_proj_bias", "mamba_ssm_cache_dtype", "moe_shared_expert_overlap"),
     *("mtp_hybrid_override_pattern", "mtp_layers_block_type", "num_logits_to_keep", "num_query_groups"),
     *("rescale_prenorm_residual", "rms_norm_eps", "time_step_floor", "time_step_max", "time_step_min"),
-    *("time_step_rank", "use_mamba_kernels", "chunk_size"),
+    *("time_step_rank", "use_mamba_kernels", "chunk_size", "mamba_chunk_size", "mamba_dt_init_floor", "mamba_dt_max"),
+    *("mamba_dt_min", "mamba_expand"),
 )
 """Keys of initialisation, of training, of kernels, and of drafts. transformers takes time_step_min for a limit of the
 steps of prompts, and not of those of tokens; its authors' code has no such limit."""
 OTHER_NAMES = {
     "mamba_n_groups": "n_groups",
     "mamba_d_conv": "conv_kernel",
-    "mamba_expand": "expand",
-    "mamba_dt_min": "time_step_min",
-    "mamba_dt_max": "time_step_max",
     "mamba_dt_limit": "time_step_limit",
-    "mamba_dt_init_floor": "time_step_floor",
     "mamba_conv_bias": "use_conv_bias",
-    "mamba_chunk_size": "chunk_size",
 }
-"""Names of keys that transformers reads, too. A file that has a key under both names is refused."""
+"""Names of keys that transformers reads, too. A file that has one of these under both names is refused."""
 
 
 def _read(config: ConfigReader) -> DecoderSpec:
     config.rename(OTHER_NAMES)
     config.ignore(*UNUSED)
-    config.require("residual_in_fp32", False, None)
-    for name in ("attention_bias", "tie_word_embeddings"):
-        config.require(name, False, None)  # transformers reads it nowhere
     eps = config.get_positive_float("layer_norm_epsilon", 1e-5)
-    config.require("norm_eps", eps, None)  # published files say it again, and transformers does not read it
+    # transformers reads none of these but the first; norm_eps is said again in published files
+    relics = {"residual_in_fp32": False, "attention_bias": False, "tie_word_embeddings": False, "norm_eps": eps}
+    config.require_each(relics)
     pairs = _pair(config, _read_kinds(config))
     mlp = MLPSpec(
         hidden=config.get_positive_int("intermediate_size", 21504),
@@ -64,7 +66,7 @@ def _read(config: ConfigReader) -> DecoderSpec:
         default_vocab_size=131_072,
         norm={"kind": "rms_wide", "eps": eps},
         attention={"rope": None},
-        mlp={"hidden": mlp.hidden, "activation": mlp.activation},
+        mlp=mlp,
     )
     spec = with_attention(spec, _read_mamba2(config), [at for at, (kind, _) in enumerate(pairs) if "linear" in kind])
     blocks = {None: None, "mlp": mlp, "moe": _read_experts(config, mlp)}
@@ -105,15 +107,12 @@ def _read_mamba2(config: ConfigReader) -> Mamba2Spec:
     num_heads, groups = config.get_positive_int("mamba_num_heads", 128), config.get_positive_int("n_groups", 8)
     if num_heads % groups:
         raise config.unsupported("mamba_num_heads", num_heads, f"a multiple of {groups} groups")
-    kernel_size = config.get_positive_int("conv_kernel", 4)
-    if kernel_size < 2:
-        raise config.unsupported("conv_kernel", kernel_size, "2 or more")
     return Mamba2Spec(
         num_heads=num_heads,
         head_dim=config.get_positive_int("mamba_head_dim", 64),
         num_groups=groups,
         state_dim=config.get_positive_int("ssm_state_size", 128),
-        kernel_size=kernel_size,
+        kernel_size=read_kernel_size(config, "conv_kernel", 4),
         projection_bias=config.get_bool("use_bias", False),
         conv_bias=config.get_bool("use_conv_bias", True),
     )
@@ -131,7 +130,7 @@ def _read_experts(config: ConfigReader, mlp: MLPSpec) -> MoESpec:
 
 
 LAYOUT = {
-    **{name: stem.replace("mamba.", "mixer.") for name, stem in MAMBA2.items()},
+    **rename_stems(MAMBA2, "mamba.", "mixer."),
     **{name: f"mixer.{name[0]}_proj" for name in ("query", "key", "value", "output")},
     **{name: f"{NEXT_LAYER}mixer.{name}_proj" for name in ("up", "down")},
     **{f"expert_{name}": f"{NEXT_LAYER}mixer.experts.{{}}.{name}_proj.weight" for name in ("up", "down")},

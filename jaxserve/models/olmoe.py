@@ -2,9 +2,9 @@
 
 from jaxserve.layers.moe import RouterSpec
 from jaxserve.models.config_reader import ConfigReader
-from jaxserve.models.config_values import read_activation, read_decoder_spec, read_top_k, uniform_windows
+from jaxserve.models.config_values import read_decoder_spec, read_top_k, uniform_windows
 from jaxserve.models.family import EXPERTS, FUSED_EXPERTS, STACKED_EXPERTS, DecoderFamily, named
-from jaxserve.models.moe_values import read_num_experts, with_experts
+from jaxserve.models.moe_values import mix_experts, read_num_experts, with_experts
 from jaxserve.models.spec import DecoderSpec, MoESpec
 
 
@@ -25,12 +25,9 @@ def _read(config: ConfigReader) -> DecoderSpec:
 def read_olmo_experts(config: ConfigReader, *, num_experts: int, top_k: int) -> MoESpec:
     """Return the mixture; the arguments hold where the config says nothing."""
     count = read_num_experts(config, "num_experts", "num_local_experts", default=num_experts)
-    return MoESpec(
-        num_experts=count,
-        hidden=config.get_positive_int("intermediate_size"),
-        router=RouterSpec(top_k=read_top_k(config, count, top_k), renormalize=config.get_bool("norm_topk_prob", False)),
-        activation=read_activation(config),
-    )
+    renormalize = config.get_bool("norm_topk_prob", False)
+    router = RouterSpec(top_k=read_top_k(config, count, top_k), renormalize=renormalize)
+    return mix_experts(config, router, num_experts=count, hidden=config.get_positive_int("intermediate_size"))
 
 
 ARCHITECTURE = DecoderFamily(_read, named(EXPERTS, STACKED_EXPERTS, FUSED_EXPERTS))

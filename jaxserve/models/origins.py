@@ -14,6 +14,11 @@ modules a layer has follows from its spec: without a gate it has up and down."""
 BY_HEAD = "[by head]"
 
 
+def rename_stems(layout: Layout, old: str, new: str) -> dict[str, str]:
+    """Return the layout with stems that begin with new where they began with old."""
+    return {module: new + stem.removeprefix(old) if stem.startswith(old) else stem for module, stem in layout.items()}
+
+
 def projection_params(
     projections: tuple[Projection, ...], layouts: tuple[Layout, ...]
 ) -> Iterator[tuple[str, str, ParamSpec]]:

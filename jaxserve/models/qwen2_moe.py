@@ -1,11 +1,10 @@
 """Qwen 1.5 and 2 with experts: Qwen 2's attention, and a shared expert beside the others, behind a gate of its own."""
 
-from jaxserve.layers.moe import RouterSpec
 from jaxserve.models.config_reader import ConfigReader
-from jaxserve.models.config_values import read_activation, read_decoder_spec, read_top_k, read_typed_windows
+from jaxserve.models.config_values import read_decoder_spec, read_typed_windows
 from jaxserve.models.family import EXPERTS, FUSED_EXPERTS, SHARED_EXPERT, STACKED_EXPERTS, DecoderFamily, named
-from jaxserve.models.moe_values import read_num_experts, read_sparse_layers, with_experts
-from jaxserve.models.spec import DecoderSpec, MLPSpec, MoESpec
+from jaxserve.models.moe_values import read_num_experts, read_qwen_experts, read_sparse_layers, with_experts
+from jaxserve.models.spec import DecoderSpec
 
 
 def _read(config: ConfigReader) -> DecoderSpec:
@@ -18,17 +17,13 @@ def _read(config: ConfigReader) -> DecoderSpec:
         attention={"qkv_bias": config.get_bool("qkv_bias", True)},
     )
     num_experts = read_num_experts(config, "num_experts", "num_local_experts", default=60)
-    activation = read_activation(config)
-    moe = MoESpec(
+    moe = read_qwen_experts(
+        config,
         num_experts=num_experts,
-        hidden=config.get_positive_int("moe_intermediate_size", 1408),
-        router=RouterSpec(
-            top_k=read_top_k(config, num_experts, 4),
-            renormalize=config.get_bool("norm_topk_prob", False),
-        ),
-        activation=activation,
-        shared=MLPSpec(hidden=config.get_positive_int("shared_expert_intermediate_size", 5632), activation=activation),
-        has_shared_gate=True,
+        top_k=4,
+        hidden=1408,
+        shared=5632,
+        renormalize=config.get_bool("norm_topk_prob", False),
     )
     return with_experts(spec, moe, read_sparse_layers(config, spec.num_layers))
 

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from jaxserve.models.config_reader import ConfigReader
-from jaxserve.models.config_values import with_mlps
+from jaxserve.models.config_reader import MAX_EXPERTS, ConfigReader
+from jaxserve.models.delta_values import gated_delta_names, read_gated_delta
 from jaxserve.models.family import DecoderFamily
+from jaxserve.models.moe_values import read_qwen_experts, with_experts
 from jaxserve.models.origins import Layout
-from jaxserve.models.qwen3_next import gated_delta_names, read_experts, read_gated_delta
 from jaxserve.models.spec import DecoderSpec
 
 PROJECTIONS: Layout = {
@@ -20,22 +20,21 @@ PROJECTIONS: Layout = {
 def _read_text(config: ConfigReader, name: str, model_type: str, **values: Any) -> DecoderSpec:
     config.require("attn_output_gate", True, None)
     config.require("mamba_ssm_dtype", "float32", None)
-    for key in ("mtp_num_hidden_layers", "mtp_use_dedicated_embeddings"):  # layers that guess ahead: not computed
-        config.get(key, None)
+    config.require("mlp_only_layers", [], None)
+    config.ignore("mtp_num_hidden_layers", "mtp_use_dedicated_embeddings")  # layers that guess ahead: not computed
     return read_gated_delta(config, architecture_name=name, model_type=model_type, **values)
 
 
 def _read(config: ConfigReader) -> DecoderSpec:
-    config.require("mlp_only_layers", [], None)
     return _read_text(config, "Qwen3_5ForCausalLM", "qwen3_5_text", num_kv_heads=4)
 
 
 def _read_moe(config: ConfigReader) -> DecoderSpec:
-    config.require("mlp_only_layers", [], None)
     config.require("norm_topk_prob", True, None)
-    moe = read_experts(config, 256, 8, renormalize=True)
+    num_experts = config.get_positive_int("num_experts", 256, maximum=MAX_EXPERTS)
+    moe = read_qwen_experts(config, num_experts=num_experts, top_k=8, hidden=512, shared=512, renormalize=True)
     spec = _read_text(config, "Qwen3_5MoeForCausalLM", "qwen3_5_moe_text", mlp={"hidden": moe.hidden}, num_kv_heads=2)
-    return with_mlps(spec, (moe,) * spec.num_layers)
+    return with_experts(spec, moe, range(spec.num_layers))
 
 
 ARCHITECTURE = DecoderFamily(_read, gated_delta_names(PROJECTIONS), unread=("mtp.*",))

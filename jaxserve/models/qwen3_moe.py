@@ -1,11 +1,10 @@
 """Qwen 3 with experts: Qwen 3's attention, and a mixture of experts in all layers but those that the config names."""
 
-from jaxserve.layers.moe import RouterSpec
 from jaxserve.models.config_reader import ConfigReader
-from jaxserve.models.config_values import read_activation, read_decoder_spec, read_top_k, uniform_windows
+from jaxserve.models.config_values import read_decoder_spec, uniform_windows
 from jaxserve.models.family import EXPERTS, FUSED_EXPERTS, STACKED_EXPERTS, DecoderFamily, named
-from jaxserve.models.moe_values import read_num_experts, read_sparse_layers, with_experts
-from jaxserve.models.spec import DecoderSpec, MoESpec
+from jaxserve.models.moe_values import read_num_experts, read_qwen_experts, read_sparse_layers, with_experts
+from jaxserve.models.spec import DecoderSpec
 
 
 def _read(config: ConfigReader) -> DecoderSpec:
@@ -22,15 +21,8 @@ def _read(config: ConfigReader) -> DecoderSpec:
     )
     config.require("max_window_layers", config.get("max_window_layers", None))  # windows hold in all layers or in none
     num_experts = read_num_experts(config, "num_experts", "num_local_experts", default=128)
-    moe = MoESpec(
-        num_experts=num_experts,
-        hidden=config.get_positive_int("moe_intermediate_size", 768),
-        router=RouterSpec(
-            top_k=read_top_k(config, num_experts, 8),
-            renormalize=config.get_bool("norm_topk_prob", False),
-        ),
-        activation=read_activation(config),
-    )
+    renormalize = config.get_bool("norm_topk_prob", False)
+    moe = read_qwen_experts(config, num_experts=num_experts, top_k=8, hidden=768, renormalize=renormalize)
     return with_experts(spec, moe, read_sparse_layers(config, spec.num_layers))
 
 

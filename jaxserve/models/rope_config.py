@@ -37,10 +37,7 @@ def read_rope(
         original_positions = config.get_positive_int("original_max_position_embeddings")
     rope_by_key: dict[str, RopeSpec] = {}
     for name in ("rope_parameters", "rope_scaling"):
-        value = config.get(name, None)
-        if value is not None and not isinstance(value, Mapping):
-            raise config.unsupported(name, value, "an object or null")
-        if value:
+        if value := config.get_object(name):
             rope_by_key[name] = read_rope_object(
                 ConfigReader(value, where=f"config.json, {name}"),
                 max_positions,
@@ -124,11 +121,7 @@ def read_typed_ropes(
     Raises UnknownArchitecture for unknown kinds, scalings and keys.
     """
     defaults = {kind: config.get_positive_float(key.name, key.default) for kind, key in thetas.items()}
-    nested: Mapping[str, Any] = config.get("rope_parameters", {})
-    scaling: Mapping[str, Any] = config.get("rope_scaling", {})
-    for name, value in (("rope_parameters", nested), ("rope_scaling", scaling)):
-        if not isinstance(value, Mapping):
-            raise config.unsupported(name, value, "an object or null")
+    nested, scaling = config.get_object("rope_parameters"), config.get_object("rope_scaling")
     if unknown := nested.keys() - thetas.keys():
         raise config.unsupported("rope_parameters", sorted(unknown), f"nothing but {' and '.join(thetas)}")
     ropes, fraction = {}, _read_fraction(config, default_fraction)

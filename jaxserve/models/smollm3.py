@@ -1,20 +1,19 @@
 """SmolLM3: Llama in which every fourth layer does not rotate."""
 
-from jaxserve.models.config_reader import MAX_LAYERS, ConfigReader
-from jaxserve.models.config_values import list_ropes, read_decoder_spec, read_typed_windows, with_ropes
+from jaxserve.models.config_reader import ConfigReader
+from jaxserve.models.config_values import (
+    list_ropes,
+    read_decoder_spec,
+    read_rotating_layers,
+    read_typed_windows,
+    with_ropes,
+)
 from jaxserve.models.family import DecoderFamily
 from jaxserve.models.spec import DecoderSpec
 
 
 def _read(config: ConfigReader) -> DecoderSpec:
-    bias, layers = (
-        config.get_bool("attention_bias", False),
-        config.get_positive_int("num_hidden_layers", maximum=MAX_LAYERS),
-    )
-    interval = config.get_positive_int("no_rope_layer_interval", 4)
-    rotates = config.get("no_rope_layers", [int((layer + 1) % interval != 0) for layer in range(layers)])
-    if not isinstance(rotates, list) or len(rotates) != layers or any(value not in (0, 1) for value in rotates):
-        raise config.unsupported("no_rope_layers", rotates, f"{layers} entries, 1 where a layer rotates, else 0")
+    bias, rotates = config.get_bool("attention_bias", False), read_rotating_layers(config)
     window = None
     if config.get_bool("use_sliding_window", False) and config.get("sliding_window", None) is not None:
         window = config.get_positive_int("sliding_window")

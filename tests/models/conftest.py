@@ -3,7 +3,7 @@
 module → what proves it:
 
     architecture, config_reader, config_values, registry, rope_config → test_architectures.py, test_longrope.py
-    moe_values, latent_values, mamba2_values → test_parity.py, test_architectures.py
+    moe_values, latent_values, mamba2_values, delta_values, short_conv_values → test_parity.py, test_architectures.py
     spec, attention_spec, latent_spec, latent_attention, decoder, cost →
         test_specs.py, test_decoder.py, test_lowered.py
     family, origins → test_published_sizes.py, test_specs.py

@@ -393,6 +393,16 @@ def test_a_value_that_cannot_be_is_refused_by_name(changes, message):
         ("nemotron_h", {"norm_eps": 1e-6}, "norm_eps"),
         ("nemotron_h", {"mamba_n_groups": 4}, "mamba_n_groups"),
         ("falcon_h1", {"attn_layer_indices": [0]}, "attn_layer_indices"),
+        ("qwen3_next", {"linear_conv_kernel_dim": 1}, "linear_conv_kernel_dim"),
+        ("kimi_linear", {"linear_attn_config": {"short_conv_kernel_size": 1}}, "short_conv_kernel_size"),
+        ("kimi_linear", {"linear_attn_config": 3}, "linear_attn_config"),
+        ("lfm2", {"conv_L_cache": 1}, "conv_L_cache"),
+        ("lfm2_moe", {"num_dense_layers": -1}, "num_dense_layers"),
+        ("mimo_v2_flash", {"hybrid_layer_pattern": 3}, "hybrid_layer_pattern"),
+        ("mimo_v2_flash", {"moe_layer_freq": 1}, "moe_layer_freq"),
+        ("qwen2", {"layer_types": 3}, "layer_types"),
+        ("llama4", {"layer_types": ["full_attention"]}, "layer_types"),
+        ("llama4", {"no_rope_layers": [1, 0, 1, 0]}, "no_rope_layers"),
     ],
 )
 def test_a_setting_that_a_family_does_not_have_is_refused(name, changes, key):
