@@ -22,6 +22,7 @@ module → what proves it:
     program_memory → test_program_memory.py
     build, opened_model, program_plan → test_overrides.py, test_packed.py, test_model_families.py,
         test_kv_cache_dtype.py
+    limits → test_device_defaults.py, test_host_states.py, test_overrides.py
     description → test_start_log.py
     weight_form → test_weight_form.py
     request_faults → test_request_faults.py, test_scheduler_life.py
@@ -41,7 +42,7 @@ import pytest
 
 from jaxserve.cache.manager import CacheManager
 from jaxserve.config import EngineConfig
-from jaxserve.engine import program_plan
+from jaxserve.engine import limits
 from jaxserve.engine.buckets import Buckets
 from jaxserve.engine.build import LoadedEngine, build
 from jaxserve.engine.engine import Engine
@@ -80,7 +81,7 @@ def built(tiny_model) -> LoadedEngine:
 def fewest_programs():
     """Leave out all programs that tests of families do not run; what is left out and asked for is a KeyError."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(program_plan, "choose_buckets", lambda **_: Buckets(decode=(2,), prefill=(16, 64)))
+        patch.setattr(limits, "choose_buckets", lambda **_: Buckets(decode=(2,), prefill=(16, 64)))
         patch.setattr(ProgramTable, "modes", (SampleMode.GREEDY, SampleMode.SAMPLE))
         patch.setattr(ProgramTable, "prompt_logprobs", ())
         yield

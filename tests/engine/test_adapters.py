@@ -13,7 +13,7 @@ import pytest
 from gguf import GGMLQuantizationType as Kind
 
 from jaxserve.config import EngineConfig
-from jaxserve.engine import program_plan
+from jaxserve.engine import limits
 from jaxserve.engine.buckets import Buckets
 from jaxserve.engine.build import build
 from jaxserve.engine.compile import compile_counter
@@ -41,7 +41,7 @@ KINDS["llama blocks"] = "blocks"
 @pytest.fixture(scope="module")
 def fewest_programs():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(program_plan, "choose_buckets", lambda **_: Buckets(decode=(2,), prefill=(16, 64)))
+        patch.setattr(limits, "choose_buckets", lambda **_: Buckets(decode=(2,), prefill=(16, 64)))
         patch.setattr(ProgramTable, "modes", (SampleMode.GREEDY, SampleMode.SAMPLE, SampleMode.BEAM))
         yield
 

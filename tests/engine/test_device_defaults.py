@@ -13,7 +13,8 @@ from jaxserve.cache.layer_cache import PagedKeysValues, PagedLatent
 from jaxserve.cache.sizing import MemoryFacts
 from jaxserve.config import GIB, EngineConfig
 from jaxserve.engine.device_defaults import DEFAULTS, MAX_PAGE_SIZE, choose_page_size, find_defaults
-from jaxserve.engine.program_plan import choose_attention, resolve_page_size
+from jaxserve.engine.limits import resolve_page_size
+from jaxserve.engine.program_plan import choose_attention
 from jaxserve.errors import BadConfig
 from jaxserve.models.attention_spec import AttentionSpec
 from jaxserve.parallel.gpus import GPUS

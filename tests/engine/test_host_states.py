@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxserve.config import EngineConfig
-from jaxserve.engine import program_plan
+from jaxserve.engine import limits
 from jaxserve.engine.buckets import Buckets
 from jaxserve.engine.build import build
 from jaxserve.engine.host_states import divide_copies
@@ -22,7 +22,7 @@ NUM_TOKENS = 2 * PAGE
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(program_plan, "choose_buckets", lambda **_: Buckets(decode=(2,), prefill=(64,)))
+        patch.setattr(limits, "choose_buckets", lambda **_: Buckets(decode=(2,), prefill=(64,)))
         patch.setattr(ProgramTable, "modes", (SampleMode.GREEDY,))
         patch.setattr(ProgramTable, "prompt_logprobs", ())
         loaded = build(configure(write(tmp_path_factory.mktemp("model"), "qwen3_5", seed=3)))
