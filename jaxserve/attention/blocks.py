@@ -128,22 +128,14 @@ def _walk(
         seen_BCXZ, used_BXZ = _find_seen(key_position_XZ, position_BC, length_B, window)
         seen_B11CXZ = seen_BCXZ[:, None, None]
 
-        key_BXKHZ = pages.read_keys(page_BX).astype(jnp.float32)
-        score_BKGCXZ = jnp.einsum("BKGCH,BXKHZ->BKGCXZ", query_BKGCH, key_BXKHZ, precision=precision)
+        # Scales multiply scores and weights, which are fewer than keys and values.
         scales = pages.read_scales(page_BX)
-        if scales is not None:  # scores and weights are multiplied, which are fewer than keys and values
-            score_BKGCXZ *= _align_scales(scales[0])
-        if softcap is not None:
-            score_BKGCXZ = softcap * jnp.tanh(score_BKGCXZ / softcap)
+        key_scale_BXKZ, value_scale_BXKZ = (None, None) if scales is None else scales
+        score_BKGCXZ = _score_keys(query_BKGCH, pages.read_keys(page_BX), key_scale_BXKZ, softcap, precision)
         score_BKGCXZ = jnp.where(seen_B11CXZ, score_BKGCXZ, MASKED_SCORE)
         new_max_BKGC = jnp.maximum(running_max_BKGC, score_BKGCXZ.max((-1, -2)))
         weight_BKGCXZ = jnp.where(seen_B11CXZ, jnp.exp(score_BKGCXZ - new_max_BKGC[..., None, None]), 0.0)
-        # A slot that no query sees may hold anything, and zero times NaN is NaN: such values become zero.
-        value_BXKZH = jnp.where(used_BXZ[:, :, None, :, None], pages.read_values(page_BX), 0).astype(jnp.float32)
-        share_BKGCXZ = weight_BKGCXZ
-        if scales is not None:
-            share_BKGCXZ *= _align_scales(jnp.where(used_BXZ[:, :, None], scales[1], 0))
-        mixed_BKGCH = jnp.einsum("BKGCXZ,BXKZH->BKGCH", share_BKGCXZ, value_BXKZH, precision=precision)
+        mixed_BKGCH = _mix_values(weight_BKGCXZ, pages.read_values(page_BX), value_scale_BXKZ, used_BXZ, precision)
         rescale_BKGC = jnp.exp(running_max_BKGC - new_max_BKGC)
         return (
             new_max_BKGC,
@@ -163,6 +155,36 @@ def _walk(
     out_BKGCH = acc_BKGCH / jnp.where(running_sum_BKGC == 0, 1.0, running_sum_BKGC)[..., None]
     num_heads = query_BKGCH.shape[1] * query_BKGCH.shape[2]
     return out_BKGCH.transpose(0, 3, 1, 2, 4).reshape(rows, -1, num_heads, pages.value_dim)
+
+
+def _score_keys(
+    query_BKGCH: Array,
+    key_BXKHZ: Array,
+    scale_BXKZ: Array | None,
+    softcap: float | None,
+    precision: jax.lax.Precision | None,
+) -> Array:
+    """Return the score of every key of a block for every query, float32 [B, K, G, C, X, Z]."""
+    key_BXKHZ = key_BXKHZ.astype(jnp.float32)
+    score_BKGCXZ = jnp.einsum("BKGCH,BXKHZ->BKGCXZ", query_BKGCH, key_BXKHZ, precision=precision)
+    if scale_BXKZ is not None:
+        score_BKGCXZ *= _align_scales(scale_BXKZ)
+    return score_BKGCXZ if softcap is None else softcap * jnp.tanh(score_BKGCXZ / softcap)
+
+
+def _mix_values(
+    weight_BKGCXZ: Array,
+    value_BXKZH: Array,
+    scale_BXKZ: Array | None,
+    used_BXZ: Array,
+    precision: jax.lax.Precision | None,
+) -> Array:
+    """Return the weighted sum of a block's values for every query, float32 [B, K, G, C, H]."""
+    # A slot that no query sees may hold anything, and zero times NaN is NaN: such values become zero.
+    value_BXKZH = jnp.where(used_BXZ[:, :, None, :, None], value_BXKZH, 0).astype(jnp.float32)
+    if scale_BXKZ is not None:
+        weight_BKGCXZ *= _align_scales(jnp.where(used_BXZ[:, :, None], scale_BXKZ, 0))
+    return jnp.einsum("BKGCXZ,BXKZH->BKGCH", weight_BKGCXZ, value_BXKZH, precision=precision)
 
 
 def _find_seen(key_position_XZ: Array, position_BC: Array, length_B: Array, window: int | None) -> tuple[Array, Array]:
