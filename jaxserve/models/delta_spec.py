@@ -5,34 +5,31 @@ from dataclasses import dataclass
 
 from jaxserve.cache.layer_cache import LayerCache, RecurrentState, StateArray
 from jaxserve.layers.block_forms import BLOCK_SIZE, GROUP_SIZE
-from jaxserve.layers.rope import RopeSpec
-from jaxserve.models.attention_spec import OwnArray, OwnNorm, PackedSize, PositionCost, Projection, SplitSize
+from jaxserve.models.attention_spec import OwnArray, PackedSize, PositionCost, Projection, SplitSize
+from jaxserve.models.recurrent_spec import RecurrentLayerSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GatedDeltaSpec:
+class GatedDeltaSpec(RecurrentLayerSpec):
     """A matrix [key_dim, value_dim] for each value head, changed by the gated delta rule (layers/delta_rule.py).
 
     Queries, keys and values pass a causal convolution and silu before; queries and keys have length 1. Outputs are
     normed head by head (rms, with the scale of the norms' eps) and multiplied by the silu of a projection.
 
     num_key_heads   heads of queries and of keys, each for num_value_heads / num_key_heads value heads in turn
-    kernel_size     tokens of the convolution, the newest included
 
-    Raises ValueError unless value heads are a multiple of key heads, and for a convolution of one token.
+    Raises ValueError unless value heads are a multiple of key heads.
     """
 
     num_key_heads: int
     num_value_heads: int
     key_dim: int
     value_dim: int
-    kernel_size: int
 
     def __post_init__(self) -> None:
         if self.num_value_heads % self.num_key_heads:
             raise ValueError(f"num_value_heads is {self.num_value_heads}; it needs a multiple of {self.num_key_heads}.")
-        if self.kernel_size < 2:
-            raise ValueError(f"kernel_size is {self.kernel_size}; it needs 2 or more.")
+        RecurrentLayerSpec.__post_init__(self)
 
     @property
     def key_width(self) -> int:
@@ -49,15 +46,6 @@ class GatedDeltaSpec:
         """Numbers of a token that pass the convolution: its queries, keys and values."""
         return 2 * self.key_width + self.value_width
 
-    @property
-    def rotation(self) -> tuple[RopeSpec, int] | None:
-        """None: nothing rotates."""
-        return None
-
-    def for_length(self, max_model_len: int) -> "GatedDeltaSpec":
-        """Return the spec itself, which holds for requests of any length."""
-        return self
-
     def projections(self, width: int) -> Iterator[Projection]:
         """Yield the projections, in the order in which they are computed."""
         keys, heads = self.num_key_heads, self.num_value_heads
@@ -68,10 +56,6 @@ class GatedDeltaSpec:
         yield Projection("delta_rate", width, heads, False, "width", "heads", keys)
         yield Projection("delta_decay", width, heads, False, "width", "heads", keys)
         yield Projection("delta_output", self.value_width, width, False, "heads", "width")
-
-    def norms(self) -> tuple[OwnNorm, ...]:
-        """Return none: the norm of the outputs is of another kind than the decoder's, and its scale is an array."""
-        return ()
 
     def arrays(self) -> tuple[OwnArray, ...]:
         """Return the weights that are neither projections nor norms.

@@ -5,44 +5,26 @@ from dataclasses import dataclass
 
 from jaxserve.cache.layer_cache import LayerCache, RecurrentState, StateArray
 from jaxserve.layers.block_forms import BLOCK_SIZE, GROUP_SIZE
-from jaxserve.layers.rope import RopeSpec
-from jaxserve.models.attention_spec import OwnArray, OwnNorm, PackedSize, PositionCost, Projection, SplitSize
+from jaxserve.models.attention_spec import OwnArray, PackedSize, PositionCost, Projection, SplitSize
+from jaxserve.models.recurrent_spec import RecurrentLayerSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KimiDeltaSpec:
+class KimiDeltaSpec(RecurrentLayerSpec):
     """A matrix [head_dim, head_dim] for each head, changed by the gated delta rule (layers/delta_rule.py).
 
     Differs from GatedDeltaSpec: every number of a key has a decay, which passes a bottleneck of head_dim numbers, as
     the gate of the outputs does; that gate is a sigmoid; queries, keys and values have convolutions of their own (arXiv
     2510.26692).
-
-    kernel_size   tokens of the convolutions, the newest included
-
-    Raises ValueError for a convolution of one token.
     """
 
     num_heads: int
     head_dim: int
-    kernel_size: int
-
-    def __post_init__(self) -> None:
-        if self.kernel_size < 2:
-            raise ValueError(f"kernel_size is {self.kernel_size}; it needs 2 or more.")
 
     @property
     def heads_width(self) -> int:
         """Numbers of all heads of a token: of its queries, of its keys, and of its values."""
         return self.num_heads * self.head_dim
-
-    @property
-    def rotation(self) -> tuple[RopeSpec, int] | None:
-        """None: nothing rotates."""
-        return None
-
-    def for_length(self, max_model_len: int) -> "KimiDeltaSpec":
-        """Return the spec itself, which holds for requests of any length."""
-        return self
 
     def projections(self, width: int) -> Iterator[Projection]:
         """Yield the projections, in the order in which they are computed."""
@@ -54,10 +36,6 @@ class KimiDeltaSpec:
         for name in ("decay", "gate"):
             yield Projection(f"kda_{name}_up", self.head_dim, self.heads_width, False, "width", "heads")
         yield Projection("kda_output", self.heads_width, width, False, "heads", "width")
-
-    def norms(self) -> tuple[OwnNorm, ...]:
-        """Return none: the scale of the norm of the outputs, which is never the decoder's, is an array."""
-        return ()
 
     def arrays(self) -> tuple[OwnArray, ...]:
         """Return the weights that are neither projections nor norms."""

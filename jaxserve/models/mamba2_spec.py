@@ -7,8 +7,8 @@ from typing import Literal, NamedTuple
 from jaxserve.cache.layer_cache import LayerCache, RecurrentState, StateArray
 from jaxserve.layers.block_forms import BLOCK_SIZE, GROUP_SIZE
 from jaxserve.layers.param_spec import RowBlocks
-from jaxserve.layers.rope import RopeSpec
-from jaxserve.models.attention_spec import OwnArray, OwnNorm, PackedSize, PositionCost, Projection, SplitSize
+from jaxserve.models.attention_spec import OwnArray, PackedSize, PositionCost, Projection, SplitSize
+from jaxserve.models.recurrent_spec import RecurrentLayerSpec
 
 
 class Mamba2Multipliers(NamedTuple):
@@ -23,7 +23,7 @@ class Mamba2Multipliers(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mamba2Spec:
+class Mamba2Spec(RecurrentLayerSpec):
     """A matrix [state_dim, head_dim] for each head, which decays and is added to (layers/mamba2.py).
 
     Values, keys and queries pass a causal convolution and silu before. To the outputs values are added, each head's
@@ -31,19 +31,17 @@ class Mamba2Spec:
 
     num_groups        groups of heads, which have the same keys and queries; num_heads / num_groups heads in turn
     state_dim         numbers of a key, and of a query
-    kernel_size       tokens of the convolution, the newest included
     projection_bias   of all projections
     conv_bias         of the convolution
     norm_place        outputs are normed over a group's heads (rms, with the norms' eps) behind that gate or before it
 
-    Raises ValueError unless heads are a multiple of groups, and for a convolution of one token.
+    Raises ValueError unless heads are a multiple of groups.
     """
 
     num_heads: int
     head_dim: int
     num_groups: int
     state_dim: int
-    kernel_size: int
     projection_bias: bool = False
     conv_bias: bool = True
     norm_place: Literal["behind_gate", "before_gate", "none"] = "behind_gate"
@@ -52,8 +50,7 @@ class Mamba2Spec:
     def __post_init__(self) -> None:
         if self.num_heads % self.num_groups:
             raise ValueError(f"num_heads is {self.num_heads}; it needs a multiple of {self.num_groups}.")
-        if self.kernel_size < 2:
-            raise ValueError(f"kernel_size is {self.kernel_size}; it needs 2 or more.")
+        RecurrentLayerSpec.__post_init__(self)
 
     @property
     def value_width(self) -> int:
@@ -70,15 +67,6 @@ class Mamba2Spec:
         """Numbers of a token that pass the convolution: its values, keys and queries."""
         return self.value_width + 2 * self.key_width
 
-    @property
-    def rotation(self) -> tuple[RopeSpec, int] | None:
-        """None: nothing rotates."""
-        return None
-
-    def for_length(self, max_model_len: int) -> "Mamba2Spec":
-        """Return the spec itself, which holds for requests of any length."""
-        return self
-
     def projections(self, width: int) -> Iterator[Projection]:
         """Yield the projections, in the order in which they are computed.
 
@@ -91,10 +79,6 @@ class Mamba2Spec:
         yield Projection("mamba_query", width, self.key_width, bias, "width", None)
         yield Projection("mamba_step", width, self.num_heads, bias, "width", "heads")
         yield Projection("mamba_output", self.value_width, width, bias, "heads", "width")
-
-    def norms(self) -> tuple[OwnNorm, ...]:
-        """Return none: the norm of the outputs is of another kind than the decoder's, and its scale is an array."""
-        return ()
 
     def arrays(self) -> tuple[OwnArray, ...]:
         """Return the weights that are neither projections nor norms.

@@ -5,47 +5,26 @@ from dataclasses import dataclass
 
 from jaxserve.cache.layer_cache import LayerCache, RecurrentState, StateArray
 from jaxserve.layers.block_forms import BLOCK_SIZE
-from jaxserve.layers.rope import RopeSpec
-from jaxserve.models.attention_spec import OwnArray, OwnNorm, PackedSize, PositionCost, Projection, SplitSize
+from jaxserve.models.attention_spec import OwnArray, PackedSize, PositionCost, Projection, SplitSize
+from jaxserve.models.recurrent_spec import RecurrentLayerSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ShortConvSpec:
+class ShortConvSpec(RecurrentLayerSpec):
     """output(after(x) * convolution(before(x) * value(x))), the convolution causal and of each channel by itself.
 
-    channels      numbers of a token that pass the convolution
-    kernel_size   tokens of the convolution, the newest included
-    bias          of the projections and of the convolution
-
-    Raises ValueError for a convolution of one token.
+    channels   numbers of a token that pass the convolution
+    bias       of the projections and of the convolution
     """
 
     channels: int
-    kernel_size: int
     bias: bool = False
-
-    def __post_init__(self) -> None:
-        if self.kernel_size < 2:
-            raise ValueError(f"kernel_size is {self.kernel_size}; it needs 2 or more.")
-
-    @property
-    def rotation(self) -> tuple[RopeSpec, int] | None:
-        """None: nothing rotates."""
-        return None
-
-    def for_length(self, max_model_len: int) -> "ShortConvSpec":
-        """Return the spec itself, which holds for requests of any length."""
-        return self
 
     def projections(self, width: int) -> Iterator[Projection]:
         """Yield the projections, in the order in which they are computed."""
         for name in ("conv_before", "conv_after", "conv_value"):
             yield Projection(name, width, self.channels, self.bias, "width", "heads")
         yield Projection("conv_output", self.channels, width, self.bias, "heads", "width")
-
-    def norms(self) -> tuple[OwnNorm, ...]:
-        """Return none."""
-        return ()
 
     def arrays(self) -> tuple[OwnArray, ...]:
         """Return the weights that are neither projections nor norms: those of the convolution."""

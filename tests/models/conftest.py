@@ -21,7 +21,7 @@ module → what proves it:
         test_recurrent_rows.py
     shared_keys_spec, shared_keys_layer, layer_inputs → test_parity.py, test_specs.py, test_architectures.py
     block_parts → test_specs.py, test_parity.py
-    attention_spec, attention_layer, delta_spec, delta_layer, mamba2_spec, mamba2_layer, short_conv_spec,
-        short_conv_layer →
+    attention_spec, attention_layer, recurrent_spec, delta_spec, delta_layer, mamba2_spec, mamba2_layer,
+        short_conv_spec, short_conv_layer →
         test_specs.py, test_parity.py
 """
