@@ -83,6 +83,11 @@ class AsyncLLM:
         return self._client.limits.vocab_size
 
     @property
+    def expert_bytes(self) -> int:
+        """The bytes of the experts of one token, as outputs return them; 0: they return none."""
+        return self._client.expert_bytes
+
+    @property
     def num_pages(self) -> int:
         """The number of pages of the key-value cache."""
         return self._client.limits.num_pages

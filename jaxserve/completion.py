@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+import numpy as np
+
 from jaxserve.outputs import Choice, Completion, FinishReason, TextDelta, ToolCall, ToolCallDelta, Usage
 from jaxserve.preparation import Ready
 
@@ -24,6 +26,7 @@ def merge_deltas(ready: Ready, deltas: Iterable[TextDelta]) -> Completion:
 def _merge_choice(index: int, deltas: list[TextDelta]) -> Choice:
     last = deltas[-1]
     has_logprobs = any(delta.logprobs is not None for delta in deltas)
+    experts = [delta.routed_experts for delta in deltas if delta.routed_experts is not None]
     return Choice(
         index=index,
         text="".join(delta.text for delta in deltas),
@@ -34,6 +37,7 @@ def _merge_choice(index: int, deltas: list[TextDelta]) -> Choice:
         reasoning="".join(delta.reasoning for delta in deltas),
         tool_calls=_merge_tool_calls([call for delta in deltas for call in delta.tool_calls]),
         num_reasoning_tokens=sum(delta.num_reasoning_tokens for delta in deltas),
+        routed_experts=np.concatenate(experts) if experts else None,
     )
 
 

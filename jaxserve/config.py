@@ -35,7 +35,8 @@ BUILD_FIELDS = (
     *("tensor_parallel_size", "data_parallel_size", "enable_expert_parallel", "max_model_len", "max_num_seqs"),
     *("max_num_batched_tokens", "block_size", "kv_cache_dtype", "gpu_memory_utilization", "kv_cache_memory_bytes"),
     *("num_gpu_blocks_override", "kv_offloading_size", "enable_prefix_caching", "enable_lora", "max_loras"),
-    *("max_lora_rank", "attention_backend", "max_logprobs", "logprobs_mode", "batch_invariant", "task", "pooling"),
+    *("max_lora_rank", "attention_backend", "max_logprobs", "logprobs_mode", "enable_return_routed_experts"),
+    *("batch_invariant", "task", "pooling"),
 )
 # The keys of structured_outputs_config and their types. In vLLM the first two choose among backends.
 STRUCTURED_OUTPUTS_KEYS = {
@@ -219,6 +220,11 @@ class EngineConfig:
         "raw_logprobs",
         "Log-probabilities are computed before (raw) or after (processed) the sampling parameters are applied,"
         " normalized (logprobs) or not (logits).",
+    )
+    enable_return_routed_experts: bool = option(
+        False,
+        "Answers bring the experts that the model has chosen for their tokens, of a model with experts. These are kept"
+        " for all tokens of the cache, a byte (two with more than 256 experts) of host memory for each.",
     )
     chat_template: str | None = option(
         None,

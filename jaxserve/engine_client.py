@@ -25,6 +25,7 @@ from jaxserve.engine_snapshot import StatsSnapshot
 from jaxserve.errors import EngineStopped
 from jaxserve.faults import Faults
 from jaxserve.loading import load_engines
+from jaxserve.models.routing import find_routed_layers
 from jaxserve.output_stream import OutputStream
 from jaxserve.outputs import TokenOutput
 from jaxserve.pooling_preparation import PoolingPreparer
@@ -50,6 +51,7 @@ class EngineClient:
     adapters          The adapters that requests may name.
     replicas          The engines, by rank.
     description       Facts for people, in the order to print them.
+    expert_bytes      The bytes of the experts of one token, as outputs return them; 0: they return none.
     """
 
     def __init__(
@@ -63,6 +65,8 @@ class EngineClient:
         first = engines[0]
         self.config, self.text, self.adapters = first.config, text, adapters
         self.width = first.spec.pooled_width
+        returns_experts = first.config.enable_return_routed_experts
+        self.expert_bytes = find_routed_layers(first.spec).token_bytes if returns_experts else 0
         self.limits = RequestLimits(
             first.config, text.defaults, first.spec.vocab_size, first.cache_size.groups, first.task
         )
@@ -163,6 +167,7 @@ class EngineClient:
         eos_ids = text.further_eos_ids if eos_id is None else text.further_eos_ids | {eos_id}
         all_stop_ids = eos_ids | frozenset(params.stop_token_ids)
         suppresses_stop = bool(params.min_tokens or plan.grammar)
+        returns_experts = self.config.enable_return_routed_experts and not params.use_beam_search
         return Request(
             request_id=next(self._request_ids),
             prompt_ids=ready.prompt_ids,
@@ -186,6 +191,7 @@ class EngineClient:
             is_timed=ready.slot is not None and ready.slot.is_timed,
             pooling=ready.pooling,
             second_start=ready.second_start,
+            experts_start=params.routed_experts_prompt_start if returns_experts else None,
         )
 
     def choose_replica(self, ready: Ready) -> Replica:

@@ -87,6 +87,7 @@ class LLM:
         seed: int | None = None,
         max_logprobs: int = 20,
         logprobs_mode: Literal["raw_logprobs", "raw_logits", "processed_logprobs", "processed_logits"] = "raw_logprobs",
+        enable_return_routed_experts: bool = False,
         chat_template: str | None = None,
         chat_template_content_format: Literal["auto", "string", "openai"] = "auto",
         tool_call_parser: str = "auto",

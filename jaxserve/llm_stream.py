@@ -57,6 +57,7 @@ def stream(
     logprobs: int | None = UNSET,
     logprob_token_ids: TokenIds = UNSET,
     prompt_logprobs: int | None = UNSET,
+    routed_experts_prompt_start: int = UNSET,
     truncate_prompt_tokens: int | None = UNSET,
     truncation_side: Literal["left", "right"] = UNSET,
     repetition_detection: RepetitionDetection | Mapping[str, int] | None = UNSET,

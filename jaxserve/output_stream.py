@@ -94,6 +94,8 @@ class OutputStream:
             delta = replace(delta, pooled=output.pooled)
         if output.times is not None and delta is not None:
             delta = replace(delta, times=output.times)
+        if output.routed_experts is not None and delta is not None:
+            delta = replace(delta, routed_experts=output.routed_experts)
         ends_early = stream.finished and output.finish_reason is None
         if stream.finished or output.finish_reason is not None:
             self.unfinished_ids.discard(output.request_id)

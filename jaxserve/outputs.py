@@ -1,6 +1,6 @@
 """What a request returns: token ids from the engine (TokenOutput), and text (TextDelta, Completion)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple, Never
 
@@ -67,6 +67,8 @@ class TokenOutput(NamedTuple):
     error                Set if finish_reason is ERROR.
     times                Its times so far, of a request that is timed and has tokens.
     pooled               With the only output of a request that pools: float32 [X], or [n, X].
+    routed_experts       The experts of the tokens before the newest one that no earlier output has, [n, L, K], if the
+                         engine returns them (EngineConfig.enable_return_routed_experts).
     """
 
     request_id: int
@@ -79,6 +81,7 @@ class TokenOutput(NamedTuple):
     error: Exception | None = None
     times: OutputTimes | None = None
     pooled: Any = None
+    routed_experts: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +164,7 @@ class TextDelta:
                            content, and no reasoning, marker or call; None: the output is not parsed, and all are.
     times                  The times so far of a choice whose request is timed.
     pooled                 With the only delta of a request that pools: float32 [X], or [n, X].
+    routed_experts         The next rows of Choice.routed_experts. Not compared.
     """
 
     index: int
@@ -177,6 +181,7 @@ class TextDelta:
     content_tokens: tuple[int, ...] | None = None
     times: OutputTimes | None = None
     pooled: Any = None
+    routed_experts: Any = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +260,10 @@ class Choice:
     reasoning              The reasoning of a chat output.
     tool_calls             Its tool calls.
     num_reasoning_tokens   How many of token_ids are reasoning.
+    routed_experts         The ids of the experts that the model chose for each token of prompt and output but the last,
+                           in each of its L layers, best first: [tokens, L, K], uint8 or uint16. Layers without experts
+                           have zeros; the first routed_experts_prompt_start tokens are left out. None without
+                           enable_return_routed_experts, and of a beam search. Not compared.
     """
 
     index: int
@@ -266,6 +275,7 @@ class Choice:
     reasoning: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     num_reasoning_tokens: int = 0
+    routed_experts: Any = field(default=None, compare=False)
 
     def _repr_markdown_(self) -> str:
         """Return what a notebook shows: reasoning as a quotation, the content, the tool calls, and why it ended."""

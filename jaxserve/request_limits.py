@@ -72,6 +72,12 @@ class RequestLimits:
             counts[name] = count and min(count, self.vocab_size)
         params.check_vocabulary(self.vocab_size)
         params.check_priority(self.config.scheduling_policy)
+        if params.routed_experts_prompt_start and not self.config.enable_return_routed_experts:
+            raise InvalidParameter(
+                f"routed_experts_prompt_start is {params.routed_experts_prompt_start}, and no experts are returned; a"
+                " server that returns them is started with --enable-return-routed-experts.",
+                "routed_experts_prompt_start",
+            )
         rows = self.config.max_num_seqs
         assert rows
         if params.use_beam_search and params.n > rows:
@@ -95,6 +101,12 @@ class RequestLimits:
                 f"The prompt is too long. This model's maximum context length is {limit} tokens, but the prompt has"
                 f" {num_prompt_tokens} tokens, which leaves no room for an answer. Please reduce the length of the"
                 " messages or the prompt."
+            )
+        if params.routed_experts_prompt_start > num_prompt_tokens:
+            raise InvalidParameter(
+                f"routed_experts_prompt_start must be at most {num_prompt_tokens}, the number of tokens of the prompt,"
+                f" got {params.routed_experts_prompt_start}.",
+                "routed_experts_prompt_start",
             )
         if params.echo_only:
             return params.derive(max_tokens=0)

@@ -86,6 +86,8 @@ class SamplingParams:
     logprobs            Each token has its log-probability and those of this many most likely tokens; None is none.
     logprob_token_ids   Log-probabilities of these ids are returned at every position, too; at most 128, needs logprobs.
     prompt_logprobs     As logprobs, for the prompt's tokens; the prefix cache is not read then.
+    routed_experts_prompt_start   The experts of this many first tokens of the prompt are not returned; not 0 only with
+                        enable_return_routed_experts=True.
     truncate_prompt_tokens   At most this many tokens of the prompt are read; -1 is the model's length minus one.
     truncation_side     Of a truncated prompt the last tokens are kept ("left") or the first ("right").
     repetition_detection   An output that repeats itself ends, once it has min_tokens; None never.
@@ -124,6 +126,7 @@ class SamplingParams:
     logprobs: int | None = number(None, minimum=0)
     logprob_token_ids: tuple[int, ...] = ()
     prompt_logprobs: int | None = number(None, minimum=0)
+    routed_experts_prompt_start: int = number(0, minimum=0)
     truncate_prompt_tokens: int | None = None
     truncation_side: Literal["left", "right"] = "left"
     repetition_detection: RepetitionDetection | None = None
@@ -277,8 +280,9 @@ class SamplingParams:
             if self.n > 1 and self.is_greedy:
                 raise InvalidParameter(f"n must be 1 when using greedy sampling, got {self.n}.", "n")
             return
-        for name in ("prompt_logprobs", "logprob_token_ids"):
-            if getattr(self, name) not in (None, ()):
+        neutral = {"prompt_logprobs": None, "logprob_token_ids": (), "routed_experts_prompt_start": 0}
+        for name, value in neutral.items():
+            if getattr(self, name) != value:
                 raise InvalidParameter(f"{name} is not available with use_beam_search; leave it out.", name)
 
 

@@ -18,6 +18,7 @@ from server.replies import (
     render_prompt_logprobs,
     sum_usage,
 )
+from server.routed_experts import encode_experts
 from server.schemas.chat import ChatRequest
 from server.schemas.tools import resolve_tool_choice
 from server.tool_metrics import ToolMetrics
@@ -119,6 +120,7 @@ class ChatWriter:
             "finish_reason": choice.finish_reason,
             "stop_reason": choice.stop_reason,
             "token_ids": list(choice.token_ids) if self._shows_token_ids else None,
+            "routed_experts": await encode_experts(choice.routed_experts),
         }
 
     async def _render_logprobs(self, choice: TextDelta) -> dict[str, Any]:

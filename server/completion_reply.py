@@ -20,6 +20,7 @@ from server.replies import (
     render_prompt_logprobs,
     sum_usage,
 )
+from server.routed_experts import encode_experts
 from server.schemas.completions import CompletionRequest
 from server.writer import DONE, KEEP_ALIVE, Event
 
@@ -94,6 +95,7 @@ class CompletionWriter:
             "token_ids": list(choice.token_ids) if self._request.return_token_ids else None,
             "prompt_logprobs": prompt_logprobs,
             "prompt_token_ids": self._get_prompt_token_ids(choice.index),
+            "routed_experts": await encode_experts(choice.routed_experts),
         }
 
     async def _render_whole_logprobs(self, choice: TextDelta) -> dict[str, list[Any]]:

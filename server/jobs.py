@@ -66,8 +66,9 @@ async def prepare_chats(
             adapter=adapter,
             data_parallel_rank=data_parallel_rank,
         )
+    expert_bytes = 0 if request.stream else llm.expert_bytes
     for job in jobs:
-        _check_reply_size(job, config, len(jobs), num_copies)
+        _check_reply_size(job, config, expert_bytes, len(jobs), num_copies)
     return jobs
 
 
@@ -155,8 +156,9 @@ async def prepare_completions(
             adapter=adapter,
             data_parallel_rank=data_parallel_rank,
         )
+    expert_bytes = 0 if request.stream else llm.expert_bytes
     for job in jobs:
-        _check_reply_size(job, config, len(jobs))
+        _check_reply_size(job, config, expert_bytes, len(jobs))
     return jobs
 
 
@@ -179,15 +181,20 @@ def _translate_completion(request: CompletionRequest, llm: AsyncLLM) -> Sampling
     )
 
 
-def _check_reply_size(ready: Ready, config: ServerConfig, num_prompts: int = 1, num_copies: int = 1) -> None:
+def _check_reply_size(
+    ready: Ready, config: ServerConfig, expert_bytes: int, num_prompts: int = 1, num_copies: int = 1
+) -> None:
+    """Check that a reply is small enough. expert_bytes: of the experts of each token, before they are text."""
     params, prompt_ids = ready.params, ready.prompt_ids
     entries = 0 if params.logprobs is None else 1 + params.logprobs + len(params.logprob_token_ids)
     num_tokens = num_prompts * params.n * (params.max_tokens or 0) * num_copies
     generated = num_tokens * (BYTES_PER_TOKEN + BYTES_PER_LOGPROB * entries)
     scored = 0 if params.prompt_logprobs is None else len(prompt_ids) * (1 + params.prompt_logprobs) * BYTES_PER_LOGPROB
-    if generated + scored > config.max_reply_bytes:
+    routed = (num_prompts * params.n * len(prompt_ids) + num_tokens) * expert_bytes * 4 // 3  # in base64
+    num_bytes = generated + scored + routed
+    if num_bytes > config.max_reply_bytes:
         raise InvalidParameter(
-            f"The reply could have {generated + scored} bytes; at most {config.max_reply_bytes} are allowed. "
+            f"The reply could have {num_bytes} bytes; at most {config.max_reply_bytes} are allowed. "
             "Ask for fewer choices, tokens or logprobs."
         )
 

@@ -5,6 +5,8 @@ from dataclasses import replace
 from itertools import chain
 from typing import Protocol
 
+import numpy as np
+
 from jaxserve import TextDelta
 from server.errors import ApiError, unavailable
 
@@ -12,6 +14,7 @@ MAX_DELTAS = (
     64  # of a choice, before they are merged into one: that of a token takes 263 bytes, a further token in it 40
 )
 DELTA_BYTES, TOKEN_BYTES, LOGPROB_BYTES = 230, 40, 270  # of memory, as tracemalloc counts them in CPython 3.11
+ARRAY_BYTES = 144  # of an array of experts, besides its numbers
 TOO_MUCH_UNSENT = "Too much output waits to be read, most of it of this request; please read faster or ask for less."
 
 
@@ -54,7 +57,8 @@ def estimate_bytes(delta: TextDelta) -> int:
     """Estimate the memory of a delta."""
     num_logprobs = sum(1 + len(entry.top) for entry in delta.logprobs or ())
     num_chars = len(delta.text) + len(delta.reasoning) + sum(len(call.arguments) for call in delta.tool_calls)
-    return DELTA_BYTES + 2 * num_chars + TOKEN_BYTES * len(delta.token_ids) + LOGPROB_BYTES * num_logprobs
+    num_bytes = DELTA_BYTES + 2 * num_chars + TOKEN_BYTES * len(delta.token_ids) + LOGPROB_BYTES * num_logprobs
+    return num_bytes if delta.routed_experts is None else num_bytes + ARRAY_BYTES + delta.routed_experts.nbytes
 
 
 def merge_in_order(deltas: Sequence[TextDelta]) -> list[TextDelta]:
@@ -91,6 +95,7 @@ def merge_deltas(deltas: Sequence[TextDelta]) -> TextDelta:
     last = deltas[-1]
     has_logprobs = any(delta.logprobs is not None for delta in deltas)
     content_tokens = tuple(chain.from_iterable(delta.content_tokens or () for delta in deltas))
+    experts = [delta.routed_experts for delta in deltas if delta.routed_experts is not None]
     return replace(
         last,
         text="".join(delta.text for delta in deltas),
@@ -100,4 +105,5 @@ def merge_deltas(deltas: Sequence[TextDelta]) -> TextDelta:
         tool_calls=tuple(chain.from_iterable(delta.tool_calls for delta in deltas)),
         num_reasoning_tokens=sum(delta.num_reasoning_tokens for delta in deltas),
         content_tokens=None if last.content_tokens is None else content_tokens,
+        routed_experts=np.concatenate(experts) if experts else None,
     )

@@ -300,7 +300,7 @@ _ROWS: tuple[Iterator[VllmFlag], ...] = (
     _refused(_NO_ROUTES, unless="auto", value="anthropic-disabled-thinking-effort"),
     _refused(_TEXT_ONLY, switch="mm-encoder-only enable-mm-embeds enable-prompt-embeds omni"),
     _refused("requests come as text; leave it out", switch="skip-tokenizer-init"),
-    _refused("it is not among what an answer can bring", switch="enable-return-routed-experts return-sampling-mask"),
+    _refused("it is not among what an answer can bring", switch="return-sampling-mask"),
     _refused("tokens are sampled with float32 noise", switch="use-fp64-gumbel"),
     _refused("requests cannot prescribe their tokens", switch="enable-trace-replay"),
     _refused("answers carry no watermark", value="watermark-config"),

@@ -174,6 +174,7 @@ class FakeLLM:
         self.plan_error: Exception | None = None
         self.unenforced_formats: tuple[str, ...] = ()
         self.cached_tokens = 0
+        self.expert_bytes = 0
         self.times: OutputTimes | None = None
         self.stop_reason: int | str | None = None
         self.snapshots = [empty_stats() for _ in range(self.config.data_parallel_size)]

@@ -32,6 +32,7 @@ from jaxserve.engine.program_plan import num_top_logprobs
 from jaxserve.engine.program_table import ProgramTable
 from jaxserve.engine.request import NO_TRACKERS, TrackerFactory
 from jaxserve.engine.roofline import Roofline, get_peak_rates
+from jaxserve.engine.routed_experts import RoutedExperts
 from jaxserve.engine.runner import Runner
 from jaxserve.engine.scheduler import Scheduler
 from jaxserve.engine.stats import Stats
@@ -146,7 +147,7 @@ def build(
     num_programs, hits = _load(model, executor, files, progress)
     buckets = plan.table.buckets
     return LoadedEngine(
-        engine=_engine(config, runner, size, buckets, spec.vocab_size, roofline, trackers, publisher),
+        engine=_engine(config, runner, size, plan.table, roofline, trackers, publisher),
         config=config,
         spec=spec,
         path=model.path,
@@ -228,13 +229,13 @@ def _engine(
     config: EngineConfig,
     runner: RunnerProtocol,
     size: CacheSize,
-    buckets: Buckets,
-    vocab_size: int,
+    table: ProgramTable,
     roofline: Roofline | None,
     trackers: TrackerFactory,
     publisher: EventPublisher | None,
 ) -> Engine:
     assert config.max_num_seqs and config.max_num_batched_tokens
+    routed = table.model.routed
     options: dict[str, Any] = {"page_size": config.page_size, "has_prefix_cache": config.enable_prefix_caching}
     options["publish"] = None if publisher is None else publisher.publish
     faults = Faults.from_config(config)
@@ -248,14 +249,15 @@ def _engine(
         Stats(size.max_model_len),
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=config.max_num_batched_tokens,
-        max_chunk_tokens=buckets.prefill[-1] if size.groups else config.max_num_batched_tokens,
+        max_chunk_tokens=table.buckets.prefill[-1] if size.groups else config.max_num_batched_tokens,
         max_pages_per_row=num_pages_for(size.max_model_len, config.page_size),
-        vocab_size=vocab_size,
+        vocab_size=table.vocab_size,
         max_logprobs=num_top_logprobs(config),
         max_tokens_per_row=config.num_scheduler_steps,
         trackers=trackers,
         num_adapter_slots=config.max_loras if config.has_adapters else 0,
         splits_prompts=bool(size.groups),
+        experts=None if routed is None else RoutedExperts(routed, size.groups, config.page_size),
     )
     return make_engine(
         scheduler,

@@ -55,11 +55,13 @@ class Logits:
     logits_BV   float32, on the device.
     inputs      The inputs of their sampler.
     hidden_TD   The hidden states of all tokens.
+    expert_TRK  The chosen experts of all tokens; None: the program returns none.
     """
 
     logits_BV: Array
     inputs: SampleInputs
     hidden_TD: Array
+    expert_TRK: Array | None = None
 
 
 class Output(NamedTuple):
@@ -180,9 +182,9 @@ class Executor:
         """
         state, stacks = self.state, (self.adapters,) if key.has_adapters else ()
         outputs = self.programs[key](state.pages, self.weights, state.rows, buffer_X, *stacks)
-        pages, logits_BV, inputs, hidden_TD = outputs
+        pages, logits_BV, inputs, hidden_TD, *experts = outputs
         self.state = DeviceState(pages, state.rows, state.penalties)
-        return Logits(logits_BV, inputs, hidden_TD)
+        return Logits(logits_BV, inputs, hidden_TD, *experts)
 
     def decode_steps(self, key: MultiStep, buffer_X: np.ndarray) -> Output:
         """Enqueue the decode steps of rows that get several tokens."""

@@ -199,6 +199,8 @@ def _check_pooling(config: EngineConfig, task: PoolingTask, groups: Sequence[Cac
     """
     if config.has_adapters:
         raise BadConfig("enable_lora changes generation alone, and this model pools; leave it out.")
+    if config.enable_return_routed_experts:
+        raise BadConfig("enable_return_routed_experts is for generation, and this model pools; leave it out.")
     if config.num_scheduler_steps > 1:
         raise BadConfig(
             f"num_scheduler_steps={config.num_scheduler_steps} is for generation, and this model pools; leave it out."

@@ -8,6 +8,7 @@ from jaxserve.engine.logprobs import make_position_logprobs
 from jaxserve.engine.plan import Chunk, DecodeBatch, SampledTokens, StepPlan, StepResult
 from jaxserve.engine.request_faults import RequestFaults
 from jaxserve.engine.request_table import RequestTable
+from jaxserve.engine.routed_experts import RoutedExperts
 from jaxserve.engine.sequence import Sequence
 from jaxserve.errors import InvalidParameter
 from jaxserve.outputs import FinishReason, PositionLogprobs, TokenOutput
@@ -20,14 +21,17 @@ class OutputProcessor:
 
     requests   The live requests.
     faults     The boundary around each one's results.
+    experts    The chosen experts of all tokens; None: outputs do not return them.
     """
 
-    def __init__(self, requests: RequestTable, faults: RequestFaults) -> None:
-        self._requests, self._faults = requests, faults
+    def __init__(self, requests: RequestTable, faults: RequestFaults, experts: RoutedExperts | None = None) -> None:
+        self._requests, self._faults, self._experts = requests, faults, experts
 
     def apply(self, plan: StepPlan, result: StepResult, outputs: list[TokenOutput]) -> None:
         """Apply the results of the oldest plan and append the new outputs."""
         now = self._requests.clock()
+        if self._experts is not None:
+            self._experts.apply(plan, result.experts)
         if plan.decode is not None and result.decode is not None:
             self._apply_decode(plan.decode, result.decode, now, outputs)
         for batch, sampled in zip(plan.beams, result.beams, strict=True):
@@ -45,7 +49,7 @@ class OutputProcessor:
             for fork, sampled in zip(chunk.forks, samples[1:], strict=True):
                 sibling = self._requests.by_id.get(fork.request_id)
                 if sibling is not None:
-                    self._faults.run(sibling.request, self._apply_first, sibling, sampled, now, outputs)
+                    self._faults.run(sibling.request, self._apply_first, sibling, chunk, sampled, now, outputs)
 
     def _apply_pooled(
         self, chunks: Collection[Chunk], pooled: Collection[np.ndarray], now: float, outputs: list[TokenOutput]
@@ -82,8 +86,11 @@ class OutputProcessor:
                 if count < max_tokens:
                     self._requests.retract(sequence, max_tokens - count, epoch)
                     del tokens[count:]
-                fills_pages = sequence.epoch == epoch
-                outputs.append(self._apply_tokens(sequence, tokens, sampled, index, now, fills_pages))
+                fills_pages, experts = sequence.epoch == epoch, None
+                if self._experts is not None:
+                    page_tables_W = [page_table_BW[index] for page_table_BW in decode.page_tables_BW]
+                    experts = self._experts.take(sequence, page_tables_W, len(sequence.tokens))
+                outputs.append(self._apply_tokens(sequence, tokens, sampled, index, now, fills_pages, experts))
             except Exception as error:
                 self._faults.end(sequence.request, error)
 
@@ -107,14 +114,22 @@ class OutputProcessor:
             if sequence.epoch == chunk.epoch:
                 outputs += self._apply_beams(sequence, sampled, now)
         elif chunk.is_last:
-            self._apply_first(sequence, sampled, now, outputs)
+            self._apply_first(sequence, chunk, sampled, now, outputs)
         elif token < 0:
             outputs.append(self._fail(sequence, token))
         elif not sequence.needs_more_tokens and chunk.end == len(sequence.tokens):
-            outputs.append(self._requests.finish(sequence, FinishReason.LENGTH))
+            experts = self._take_experts(sequence, chunk)
+            outputs.append(self._requests.finish(sequence, FinishReason.LENGTH, experts=experts))
 
-    def _apply_first(self, sequence: Sequence, sampled: SampledTokens, now: float, outputs: list[TokenOutput]) -> None:
-        outputs.append(self._apply_tokens(sequence, sampled.token_BK[0].tolist(), sampled, 0, now))
+    def _apply_first(
+        self, sequence: Sequence, chunk: Chunk, sampled: SampledTokens, now: float, outputs: list[TokenOutput]
+    ) -> None:
+        """Apply the token that was sampled behind a chunk: that of its sequence, or of a fork."""
+        tokens, experts = sampled.token_BK[0].tolist(), self._take_experts(sequence, chunk)
+        outputs.append(self._apply_tokens(sequence, tokens, sampled, 0, now, experts=experts))
+
+    def _take_experts(self, sequence: Sequence, chunk: Chunk) -> np.ndarray | None:
+        return None if self._experts is None else self._experts.take(sequence, chunk.page_tables_W, chunk.end)
 
     def _apply_tokens(
         self,
@@ -124,11 +139,13 @@ class OutputProcessor:
         index: int,
         now: float,
         fills_pages: bool = False,
+        experts: np.ndarray | None = None,
     ) -> TokenOutput:
         """Append tokens to a sequence up to the one that ends it, and return its output.
 
         sampled       The results in which they are, as row `index`.
         fills_pages   The step has written the keys and values of the token before each of them.
+        experts       As in TokenOutput.
         """
         requests, start, num, stop = self._requests, len(sequence.tokens), 0, None
         while stop is None and num < len(tokens) and tokens[num] >= 0:
@@ -143,10 +160,10 @@ class OutputProcessor:
             logprobs = _make_logprobs(sequence.request.params, sampled, index, num)
         requests.request_outputs.on_tokens(sequence, len(token_ids), now)
         if stop is not None:
-            return requests.finish(sequence, stop[0], token_ids, logprobs, stop_reason=stop[1])
+            return requests.finish(sequence, stop[0], token_ids, logprobs, stop_reason=stop[1], experts=experts)
         if num < len(tokens):
             return self._fail(sequence, tokens[num], token_ids, logprobs)
-        return requests.request_outputs.make_output(sequence, token_ids, logprobs)
+        return requests.request_outputs.make_output(sequence, token_ids, logprobs, experts=experts)
 
     def _apply_beams(self, sequence: Sequence, sampled: SampledTokens, now: float) -> list[TokenOutput]:
         """Advance a beam search by the candidates of its beams; return its outputs if it has ended."""

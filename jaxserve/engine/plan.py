@@ -262,6 +262,8 @@ class StepResult:
     beams             For each batch of beams its tokens and candidates.
     pooled            Of an engine that pools, which has only this: for each chunk float32 [X], or [n, X] with a vector
                       for each token.
+    experts           Of an engine that returns the experts of tokens: of the decode rows, each batch of beams and each
+                      chunk those of its tokens, [n, R, K] for R layers that have experts, of which each token has K.
     """
 
     decode: SampledTokens | None
@@ -269,5 +271,6 @@ class StepResult:
     prompt_logprobs: tuple[SampledTokens | None, ...]
     beams: tuple[SampledTokens, ...] = ()
     pooled: tuple[np.ndarray, ...] = ()
+    experts: tuple[np.ndarray, ...] = ()
 
     __eq__ = equal_values

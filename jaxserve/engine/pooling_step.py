@@ -54,7 +54,7 @@ def pool_chunks(
     of each token, behind the dense layers. With the kind mean they are the sums of a chunk's hidden vectors.
     """
     inputs = layout.unpack(buffer_X)
-    decoder, flat, hidden_TD, pages = run_decoder(context.model, inputs, pages, weights, rows)
+    decoder, flat, hidden_TD, pages, _ = run_decoder(context.model, inputs, pages, weights, rows)
     with jax.named_scope("pool"):
         return pages, _pool_rows(context.pooling, decoder, flat, hidden_TD)
 
@@ -110,7 +110,7 @@ def _run_bidirectional(
     pages = ModelPages(((None,) * num_layers,), tuple((0, index) for index in range(num_layers)))
     inputs = (backend.make_inputs(length_B),) * num_layers
     # such decoders have layers of softmax attention alone, which call no more of a backend than this one has
-    hidden_TD, _ = decoder(token_BS.reshape(-1), inputs, pages, cast(AttentionBackend, backend))
+    hidden_TD, *_ = decoder(token_BS.reshape(-1), inputs, pages, cast(AttentionBackend, backend))
     return decoder.dense, hidden_TD.reshape(rows, length, -1)
 
 

@@ -27,6 +27,7 @@ CACHE_FIELDS = ("kv_cache_memory_bytes", "num_gpu_blocks_override")  # which say
 NAMED_SETTINGS = (
     *("tensor_parallel_size", "enable_expert_parallel", "quantization", "kv_cache_dtype", "max_model_len"),
     *("max_num_seqs", "max_num_batched_tokens", "block_size", "max_logprobs", "logprobs_mode", "batch_invariant"),
+    "enable_return_routed_experts",
 )
 
 

@@ -21,11 +21,14 @@ from jaxserve.engine.program_files import ProgramFiles
 from jaxserve.engine.program_memory import abstract_state, measure_scratch
 from jaxserve.engine.program_table import MAX_CHUNKS_PER_CALL, ProgramTable
 from jaxserve.engine.programs import ProgramStore
+from jaxserve.engine.routed_experts import find_full_group
 from jaxserve.engine.step import ModelContext
 from jaxserve.engine.weight_layout import WeightLayout
 from jaxserve.errors import BadConfig
 from jaxserve.models.attention_spec import AttentionSpec
 from jaxserve.models.partition import local_caches
+from jaxserve.models.routing import RoutedLayers, find_routed_layers
+from jaxserve.models.spec import DecoderSpec
 from jaxserve.parallel.placement import Placement
 from jaxserve.parallel.sharding import STACKED
 from jaxserve.sampling.sampler import LogprobsConfig
@@ -178,7 +181,17 @@ def plan_programs(
         lengths = {"max_step_tokens": config.max_num_batched_tokens, "max_length": size.max_model_len}
         make_table = partial(PoolingTable, task=model.task, **lengths)
     table = make_table(
-        model=ModelContext(spec, model.dtype, layout, backend, config.page_size, groups, placement.ranks, adapters),
+        model=ModelContext(
+            spec,
+            model.dtype,
+            layout,
+            backend,
+            config.page_size,
+            groups,
+            placement.ranks,
+            adapters,
+            _find_routed(config, spec, groups),
+        ),
         buckets=limits.buckets,
         max_pages_per_row=num_pages_for(size.max_model_len, config.page_size),
         vocab_size=spec.vocab_size,
@@ -193,6 +206,22 @@ def plan_programs(
         max_tokens_per_row=config.num_scheduler_steps,
     )
     return ProgramPlan(config, size, table, make)
+
+
+def _find_routed(config: EngineConfig, spec: DecoderSpec, groups: Sequence[CacheGroup]) -> RoutedLayers | None:
+    """Return the layers whose choice of experts is returned; None: that of none is.
+
+    Raises BadConfig if it cannot be.
+    """
+    if not config.enable_return_routed_experts:
+        return None
+    if config.num_scheduler_steps > 1:
+        raise BadConfig(
+            f"num_scheduler_steps={config.num_scheduler_steps} gives a row several tokens in one program, whose experts"
+            " enable_return_routed_experts would not return; leave one of them out."
+        )
+    find_full_group(groups)
+    return find_routed_layers(spec)
 
 
 def num_top_logprobs(config: EngineConfig) -> int:

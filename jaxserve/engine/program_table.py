@@ -76,7 +76,7 @@ class Forward:
         step = table.placement.jit(
             partial(forward, table.model, layout),
             in_specs=(STACKED, split_specs(weights), WHOLE, WHOLE, *split_specs(stacks)),
-            out_specs=(STACKED, BY_VOCAB, WHOLE, WHOLE),
+            out_specs=(STACKED, BY_VOCAB, WHOLE, WHOLE, *(() if table.model.routed is None else (WHOLE,))),
             donate_argnums=0,
         )
         return step.lower(state.pages, shapes_of(weights), state.rows, ints(layout.size), *shapes_of(stacks))
@@ -400,6 +400,7 @@ class ProgramTable:
             model.weights,
             (model.ranks, split_specs(arguments)),
             None if model.adapters is None else (model.adapters.num_slots, model.adapters.rank),
+            model.routed,
             (model.backend.name, getattr(model.backend, "__dict__", {}), model.page_size, model.groups),
             jax.tree.structure(arguments),
             [(leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(arguments)],

@@ -91,6 +91,7 @@ class Request:
     is_timed                    Its outputs tell its times.
     pooling                     Nothing is generated: the hidden vectors of its prompt are pooled in this way.
     second_start                The position at which the second of two texts begins, for an encoder.
+    experts_start               The first token whose experts its outputs return; None: they return none.
     """
 
     request_id: int
@@ -118,6 +119,7 @@ class Request:
     is_timed: bool = False
     pooling: PoolingSpec | None = None
     second_start: int | None = None
+    experts_start: int | None = None
 
     @property
     def is_beam_search(self) -> bool:

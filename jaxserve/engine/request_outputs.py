@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from contextlib import suppress
 
+import numpy as np
+
 from jaxserve.engine.request import Request
 from jaxserve.engine.sequence import Sequence
 from jaxserve.engine.stats import RequestGroup, Stats, Timeline
@@ -72,6 +74,7 @@ class RequestOutputs:
         logprobs: tuple[PositionLogprobs, ...] | None = None,
         stop_reason: int | str | None = None,
         error: Exception | None = None,
+        experts: np.ndarray | None = None,
     ) -> TokenOutput:
         """Record the end of a request and return its last output.
 
@@ -80,10 +83,11 @@ class RequestOutputs:
         logprobs      Their log-probabilities, if the request asked for them.
         stop_reason   What stopped it, as in TokenOutput.
         error         The error if the reason is ERROR.
+        experts       As in TokenOutput.
         """
         for output_id in sequence.request.output_ids:
             self._stats.on_finish(self._timelines[output_id], reason)
-        return self.make_output(sequence, token_ids, logprobs, reason, stop_reason, error)
+        return self.make_output(sequence, token_ids, logprobs, reason, stop_reason, error, experts)
 
     def fail(self, request: Request) -> None:
         """Record the end of a request by an error and drop its timelines. Never raises.
@@ -104,6 +108,7 @@ class RequestOutputs:
         finish: FinishReason | None = None,
         stop_reason: int | str | None = None,
         error: Exception | None = None,
+        experts: np.ndarray | None = None,
     ) -> TokenOutput:
         """Return a new output of a request; the prompt's log-probabilities go with the first one."""
         prompt_logprobs = None
@@ -121,6 +126,7 @@ class RequestOutputs:
             stop_reason,
             error,
             times,
+            routed_experts=experts,
         )
 
     def _measure_times(self, sequence: Sequence) -> OutputTimes | None:

@@ -27,6 +27,7 @@ from jaxserve.engine.prefill_scheduler import PrefillScheduler
 from jaxserve.engine.request import NO_TRACKERS, Request, TrackerFactory
 from jaxserve.engine.request_faults import RequestFaults
 from jaxserve.engine.request_table import RequestTable
+from jaxserve.engine.routed_experts import RoutedExperts
 from jaxserve.engine.stats import RequestGroup, Stats, count_pages
 from jaxserve.engine_snapshot import InspectedEngine
 from jaxserve.outputs import FinishReason, TokenOutput
@@ -46,6 +47,7 @@ class Scheduler:
     trackers                 Makes the objects that follow outputs.
     num_adapter_slots        The number of adapters that may be on the device together.
     splits_prompts           A prompt may be computed in several chunks; an encoder's is not.
+    experts                  The chosen experts of all tokens, where outputs return them: steps bring a row one token.
     max_tokens_per_row       The most tokens that the runner's decode steps give a row.
     clock                    Monotonic seconds.
 
@@ -67,6 +69,7 @@ class Scheduler:
         trackers: TrackerFactory = NO_TRACKERS,
         num_adapter_slots: int = 0,
         splits_prompts: bool = True,
+        experts: RoutedExperts | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.cache, self.stats, self._token_budget = cache, stats, max_num_batched_tokens
@@ -91,7 +94,7 @@ class Scheduler:
         )
         self._decode = DecodeScheduler(self._requests, max_logprobs=max_logprobs, max_tokens_per_row=max_tokens_per_row)
         self._faults = RequestFaults(self._requests)
-        self._output_processor = OutputProcessor(self._requests, self._faults)
+        self._output_processor = OutputProcessor(self._requests, self._faults, experts)
         self.is_paused = False
 
     @property

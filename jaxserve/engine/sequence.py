@@ -59,6 +59,7 @@ class Sequence:
     repetition             Takes every token of the output if repetitions end it.
     prompt_logprobs        Filled position by position while they are computed; None once they are sent.
     pooled                 What was pooled of its chunks so far.
+    next_experts           The first token whose experts no output has returned; None: none does.
     """
 
     request: Request
@@ -81,6 +82,7 @@ class Sequence:
     repetition: RepetitionDetector | None = None
     prompt_logprobs: list[PositionLogprobs | None] | None = None
     pooled: PooledChunks | None = None
+    next_experts: int | None = None
 
     @classmethod
     def from_request(
@@ -110,6 +112,7 @@ class Sequence:
             repetition=make_repetition_detector(request),
             prompt_logprobs=prompt_logprobs,
             pooled=None if request.pooling is None else PooledChunks(request.pooling),
+            next_experts=request.experts_start,
         )
 
     # Life
@@ -186,6 +189,13 @@ class Sequence:
         assert self.pooled is not None
         self.pooled.add(part, num_tokens)
         return self.pooled
+
+    def return_experts(self, end: int) -> int | None:
+        """Return the first token whose experts are returned now, up to that before `end`; None: none are."""
+        start = self.next_experts
+        if start is not None:
+            self.next_experts = end
+        return start
 
     def promote(self, turn: int) -> None:
         """Wait for this turn instead of a later one."""
@@ -281,9 +291,12 @@ class Sequence:
     def _find_forced_stop_token(self) -> int | None:
         """Return the stop token that follows a complete grammar, so that it need not be sampled.
 
-        None if other tokens may follow, or if the request asks for log-probabilities.
+        None if other tokens may follow, or if the request asks for what only a step computes: log-probabilities, or the
+        experts of the token before it.
         """
-        if self.guide is None or not self.guide.is_complete or self.request.params.logprobs is not None:
+        if self.guide is None or not self.guide.is_complete:
+            return None
+        if self.request.params.logprobs is not None or self.next_experts is not None:
             return None
         mask = self.make_mask()  # min_tokens does not matter: no other tokens are allowed
         bits_V = np.unpackbits(mask.allowed_M.view(np.uint8), bitorder="little") if mask else ()

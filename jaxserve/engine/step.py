@@ -23,6 +23,7 @@ from jaxserve.engine.weight_layout import WeightLayout
 from jaxserve.layers.adapted import AdapterLayout, FactorStacks
 from jaxserve.layers.quant import PackedWeight
 from jaxserve.models.registry import abstract_decoder, merge_params
+from jaxserve.models.routing import RoutedLayers
 from jaxserve.models.spec import DecoderSpec
 from jaxserve.parallel.ranks import ONE_RANK, Ranks
 from jaxserve.sampling.columns import unpack_columns
@@ -49,6 +50,7 @@ class ModelContext:
     groups      The cache groups of the layers.
     ranks       The ranks that hold the model together.
     adapters    How adapters are passed; None: there are none.
+    routed      The layers whose choice of experts a forward pass returns; None: it returns none.
     """
 
     spec: DecoderSpec
@@ -59,6 +61,7 @@ class ModelContext:
     groups: tuple[CacheGroup, ...]
     ranks: Ranks = ONE_RANK
     adapters: AdapterLayout | None = None
+    routed: RoutedLayers | None = None
 
     def build_decoder(
         self,
@@ -90,17 +93,22 @@ def forward(
     rows: RowState,
     buffer_X: Array,
     stacks: Sequence[FactorStacks] | None = None,
-) -> tuple[ModelPages, Array, SampleInputs, Array]:
+) -> tuple[Any, ...]:
     """Compute a step's tokens and write their keys and values into the pages. Donate pages.
 
     buffer_X holds StepInputs in this layout; stacks are the factors of adapters, where rows may have some. Returns the
-    pages, logits_BV float32 of each row's last token, the sampler's inputs, and hidden_TD of all tokens.
+    pages, logits_BV float32 of each row's last token, the sampler's inputs, hidden_TD of all tokens, and, if the model
+    has `routed`, the chosen experts of all tokens, [T, R, K] of its dtype.
     """
     inputs = layout.unpack(buffer_X)
-    decoder, flat, hidden_TD, pages = run_decoder(model, inputs, pages, weights, rows, stacks)
+    decoder, flat, hidden_TD, pages, experts = run_decoder(model, inputs, pages, weights, rows, stacks)
     with jax.named_scope("logits"):
         logits_BV = _compute_logits(decoder, hidden_TD, flat)
-    return pages, logits_BV, SampleInputs(inputs.row_B, flat.length_B, inputs.sampling_BS), hidden_TD
+    outputs = (pages, logits_BV, SampleInputs(inputs.row_B, flat.length_B, inputs.sampling_BS), hidden_TD)
+    if model.routed is None:
+        return outputs
+    with jax.named_scope("routed_experts"):
+        return *outputs, jnp.stack(experts, axis=1).astype(model.routed.dtype)
 
 
 def run_decoder(
@@ -110,10 +118,10 @@ def run_decoder(
     weights: Sequence[Array | PackedWeight],
     rows: RowState,
     stacks: Sequence[FactorStacks] | None = None,
-) -> tuple["Decoder", "FlatBatch", Array, ModelPages]:
+) -> tuple["Decoder", "FlatBatch", Array, ModelPages, tuple[Array, ...]]:
     """Compute hidden_TD of a step's tokens and write their keys and values. Arguments are those of `forward`.
 
-    Returns the decoder, the tokens as a flat batch, hidden_TD and the pages.
+    Returns the decoder, the tokens as a flat batch, hidden_TD, the pages, and the experts as the decoder returns them.
     """
     with jax.named_scope("inputs"):
         flat = _flatten_rows(inputs, rows)
@@ -138,8 +146,10 @@ def run_decoder(
     inputs_by_layer = tuple(by_group[group] for group, _ in pages.places)
     slot_T = None if inputs.adapter_slot_B is None else inputs.adapter_slot_B[flat.row_T]
     decoder = model.build_decoder(weights, stacks, slot_T)
-    hidden_TD, pages = decoder(flat.token_T, inputs_by_layer, pages, model.backend)
-    return decoder, flat, hidden_TD, pages
+    hidden_TD, pages, experts = decoder(
+        flat.token_T, inputs_by_layer, pages, model.backend, returns_experts=model.routed is not None
+    )
+    return decoder, flat, hidden_TD, pages, experts
 
 
 class FlatBatch(NamedTuple):

@@ -162,9 +162,16 @@ class MoE(nnx.Module):
         self.shared = shared
         self.shared_gate = Linear(width, 1, bias=False, dtype=dtype, rngs=rngs) if has_shared_gate else None
 
-    def __call__(self, x_TD: Array, is_real_T: Array) -> Array:
-        """Return the block's output [T, D] for x_TD, in x's type; tokens that are not real cost no expert."""
+    def __call__(self, x_TD: Array, is_real_T: Array) -> tuple[Array, Array]:
+        """Return the block's output [T, D] for x_TD, in x's type, and the experts of each token, int32 [T, top_k].
+
+        Tokens that are not real cost no expert. The experts are those of all ranks, best first.
+        """
         weight_TK, index_TK = self._route(x_TD)
+        return self._combine(x_TD, weight_TK, index_TK, is_real_T), index_TK
+
+    def _combine(self, x_TD: Array, weight_TK: Array, index_TK: Array, is_real_T: Array) -> Array:
+        """Return the block's output for tokens whose experts are chosen."""
         input_TI = apply_norm(self.expert_norm, x_TD) if self.latent_down is None else self.latent_down(x_TD)
         y_TD = self._run_experts(input_TI, weight_TK, index_TK, is_real_T)
         y_TD = y_TD if self.latent_up is None else self.latent_up(y_TD)

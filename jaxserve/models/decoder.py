@@ -83,11 +83,13 @@ class DecoderLayer(nnx.Module):
         backend: AttentionBackend,
         input_TP: Array | None = None,
         before_TD: Array | None = None,
-    ) -> tuple[Array, LayerPages]:
-        """Return the residual stream [T, D] behind this layer, and its pages as written.
+    ) -> tuple[Array, LayerPages, Array | None]:
+        """Return the residual stream [T, D] behind this layer, its pages as written, and the experts of each token.
 
         input_TP    what the layer has as an input of its own
         before_TD   the residual stream before the previous layer, where attention reads that one
+
+        The experts are int32 [T, top_k], None of a layer that has none.
         """
         normed_TD = apply_norm(self.attention_norm, x_TD if before_TD is None else before_TD)
         with jax.named_scope("attention"):
@@ -95,18 +97,20 @@ class DecoderLayer(nnx.Module):
         if self.spec.is_parallel:
             if self.mlp_norm is not None:
                 normed_TD = self.mlp_norm(x_TD)
-            x_TD = x_TD + self._scaled(mixed_TD) + self._scaled(self._feed_forward(normed_TD, inputs))
-            return self._finish(x_TD, input_TP), pages
+            x_TD = x_TD + self._scaled(mixed_TD)
+            mixed_TD, expert_TK = self._feed_forward(normed_TD, inputs)
+            return self._finish(x_TD + self._scaled(mixed_TD), input_TP), pages, expert_TK
         x_TD = x_TD + self._scaled(apply_norm(self.attention_post_norm, mixed_TD))
         if self.mlp is None:
-            return self._finish(x_TD, input_TP), pages
+            return self._finish(x_TD, input_TP), pages, None
         with jax.named_scope("mlp"):
-            mixed_TD = self._feed_forward(apply_norm(self.mlp_norm, x_TD), inputs)
-        return self._finish(x_TD + self._scaled(apply_norm(self.mlp_post_norm, mixed_TD)), input_TP), pages
+            mixed_TD, expert_TK = self._feed_forward(apply_norm(self.mlp_norm, x_TD), inputs)
+        x_TD = x_TD + self._scaled(apply_norm(self.mlp_post_norm, mixed_TD))
+        return self._finish(x_TD, input_TP), pages, expert_TK
 
-    def _feed_forward(self, x_TD: Array, inputs: AttentionInputs) -> Array:
+    def _feed_forward(self, x_TD: Array, inputs: AttentionInputs) -> tuple[Array, Array | None]:
         assert self.mlp is not None
-        return self.mlp(x_TD, inputs.is_real_T) if isinstance(self.mlp, MoE) else self.mlp(x_TD)
+        return self.mlp(x_TD, inputs.is_real_T) if isinstance(self.mlp, MoE) else (self.mlp(x_TD), None)
 
     def _finish(self, x_TD: Array, input_TP: Array | None) -> Array:
         if self.layer_input is not None:
@@ -155,7 +159,7 @@ def _make_mlp(
     )
 
 
-@partial(jax.jit, static_argnums=(0, 6))
+@partial(jax.jit, static_argnums=(0, 6, 9))
 def _run_layer(
     graphdef: nnx.GraphDef,
     state: nnx.State,
@@ -166,13 +170,18 @@ def _run_layer(
     backend: AttentionBackend,
     input_TP: Array | None,
     before_TD: Array | None,
-) -> tuple[Array, LayerPages]:
+    returns_experts: bool,
+) -> tuple[Array, LayerPages, Array | None]:
     """Run one layer as a function of its own: equal layers are traced and lowered once, then called by each.
+
+    returns_experts   without, the experts are not among the results, and leave no trace in the lowered text
 
     XLA inlines the calls, so the compiled program is the same; for 30 layers tracing and lowering took
     0.5 s instead of 2.0 a shape.
     """
-    return nnx.merge(graphdef, state)(x_TD, rotation, inputs, pages, backend, input_TP, before_TD)
+    layer = nnx.merge(graphdef, state)
+    x_TD, pages, expert_TK = layer(x_TD, rotation, inputs, pages, backend, input_TP, before_TD)
+    return x_TD, pages, expert_TK if returns_experts else None
 
 
 class Decoder(nnx.Module):
@@ -203,10 +212,13 @@ class Decoder(nnx.Module):
         inputs: tuple[AttentionInputs, ...],
         pages: ModelPages,
         backend: AttentionBackend,
-    ) -> tuple[Array, ModelPages]:
-        """Return hidden_TD after the final norm, and the pages written.
+        *,
+        returns_experts: bool = False,
+    ) -> tuple[Array, ModelPages, tuple[Array, ...]]:
+        """Return hidden_TD after the final norm, the pages written, and the experts of each token.
 
-        token_T is int32 [T]; inputs hold one entry a layer. The inputs differ by page table and slots alone.
+        token_T is int32 [T]; inputs hold one entry a layer. The inputs differ by page table and slots alone. The
+        experts are int32 [T, top_k] for each layer that has some; () without returns_experts.
         """
         spec = self.spec
         with jax.named_scope("embed"):
@@ -222,7 +234,7 @@ class Decoder(nnx.Module):
             if key is not None
         }
         assert len(pages.places) == spec.num_layers, pages.places
-        before_TD = x_TD
+        before_TD, experts = x_TD, []
         for index, (module, layer, layer_inputs, input_TP) in enumerate(
             zip(self.layers, spec.layers, inputs, given, strict=True)
         ):
@@ -230,11 +242,13 @@ class Decoder(nnx.Module):
             turns = None if key is None else rotations[key]
             graphdef, state = nnx.split(module)
             read_TD, before_TD = before_TD if layer.is_beside_previous else None, x_TD
-            x_TD, layer_pages = _run_layer(
-                graphdef, state, x_TD, turns, layer_inputs, pages.get(index), backend, input_TP, read_TD
+            given_TD = (input_TP, read_TD)
+            x_TD, layer_pages, expert_TK = _run_layer(
+                graphdef, state, x_TD, turns, layer_inputs, pages.get(index), backend, *given_TD, returns_experts
             )
             pages = pages.set(index, layer_pages)
-        return self.final_norm(x_TD), pages
+            experts += [] if expert_TK is None else [expert_TK]
+        return self.final_norm(x_TD), pages, tuple(experts)
 
     def compute_logits(self, hidden_BD: Array) -> Array:
         """Return logits_BV float32 of hidden_BD, some rows of hidden_TD; those of a rank's own tokens."""

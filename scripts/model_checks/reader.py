@@ -45,7 +45,7 @@ def open_reader(config: EngineConfig) -> Reader:
         inputs = _one_row(num_pages, page_size)
         model = registry.merge_params(graphdef, weights)
         pages = make_pages(backend, groups, num_pages=[num_pages + 1] * len(groups), page_size=page_size, types=types)
-        hidden_TD, _ = model(token_T, (inputs,) * opened.spec.num_layers, pages, backend)
+        hidden_TD, *_ = model(token_T, (inputs,) * opened.spec.num_layers, pages, backend)
         return model.compute_logits(hidden_TD).astype(jnp.float32)
 
     def read_tokens(token_T: Sequence[int]) -> np.ndarray:

@@ -36,6 +36,7 @@ def collect_limits(llm: AsyncLLM, config: ServerConfig, names: tuple[str, ...]) 
         is_priority_used=llm.config.scheduling_policy == "priority",
         sampling_defaults=llm.sampling_defaults,
         has_adapters=llm.config.has_adapters,
+        has_routed_experts=llm.config.enable_return_routed_experts,
     )
 
 

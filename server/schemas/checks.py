@@ -82,6 +82,9 @@ def _check_shared(request: GenerationRequest, config: ServerConfig) -> None:
             raise InvalidParameter("prompt_logprobs is not available with stream: true.", "prompt_logprobs")
     if request.use_beam_search and request.prompt_logprobs is not None:
         raise InvalidParameter("prompt_logprobs is not available with use_beam_search.", "prompt_logprobs")
+    if request.stream and request.routed_experts_prompt_start:
+        name = "routed_experts_prompt_start"
+        raise InvalidParameter(f"{name} is not available with stream: true, which brings no experts.", name)
     if request.stream_interval is not None and request.stream_interval < 1:
         raise _range_error("stream_interval", "at least 1", request.stream_interval)
     if request.n is not None and not 1 <= request.n <= config.max_n:

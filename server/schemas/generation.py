@@ -253,10 +253,12 @@ class GenerationRequest(BaseModel):
         False,
         note="weights are loaded once and have no versions",
     )
-    routed_experts_prompt_start: Int | None = refused(
-        "Number of prompt tokens of which no routed experts are returned.",
-        0,
-        note="answers do not bring the experts of their tokens",
+    routed_experts_prompt_start: Int | None = parameter(
+        "Number of tokens at the beginning of the prompt of which no routed experts are returned.",
+        Purpose.REPLY,
+        note="needs --enable-return-routed-experts; not with stream",
+        test="test_routed_experts.py::test_a_start_needs_the_flag_and_a_whole_reply",
+        maximum=lambda limits: limits.max_model_len if limits.has_routed_experts else 0,
     )
     cache_salt: str | None = honoured(
         "Prompts share cached prefixes only with prompts of the same salt.",

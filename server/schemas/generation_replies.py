@@ -88,6 +88,13 @@ PromptLogprobs = Annotated[
 ]
 PromptTokenIds = Annotated[list[int] | None, describe("The token ids that the model read, with return_token_ids.")]
 OutputTokenIds = Annotated[list[int] | None, describe("All generated token ids, with return_token_ids.")]
+RoutedExpertsText = Annotated[
+    str | None,
+    describe(
+        "With --enable-return-routed-experts: the experts of each token of prompt and answer but the last, an .npy file"
+        " in base64, whose array is [tokens, layers, experts a token]."
+    ),
+]
 StopReason = Annotated[int | str | None, describe("The stop string or stop token id that ended the answer.")]
 Fingerprint = Annotated[str | None, describe("Of the server and its configuration; see --fingerprint-mode.")]
 
@@ -137,6 +144,7 @@ class ChatChoice(TypedDict):
     finish_reason: FinishReason
     stop_reason: StopReason
     token_ids: OutputTokenIds
+    routed_experts: RoutedExpertsText
 
 
 class ChatCompletion(TypedDict):
@@ -230,6 +238,7 @@ class CompletionChoice(TypedDict):
     token_ids: OutputTokenIds
     prompt_logprobs: PromptLogprobs
     prompt_token_ids: PromptTokenIds
+    routed_experts: RoutedExpertsText
 
 
 class CompletionJson(TypedDict):

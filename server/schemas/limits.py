@@ -18,6 +18,7 @@ class ServerLimits:
     is_priority_used    whether requests are scheduled by priority
     sampling_defaults   the model's own sampling parameters
     has_adapters        requests may name adapters, which come and go
+    has_routed_experts  answers bring the experts of their tokens
     """
 
     names: tuple[str, ...]
@@ -34,6 +35,7 @@ class ServerLimits:
     is_priority_used: bool
     sampling_defaults: Mapping[str, Any]
     has_adapters: bool
+    has_routed_experts: bool
 
 
 def token_id(limits: ServerLimits) -> dict[str, Any]:

@@ -20,6 +20,7 @@ module → what proves it:
     built_programs, program_build, program_environment → test_built_programs.py
     host_states → test_host_states.py
     program_memory → test_program_memory.py
+    routed_experts, and models/routing → api/test_expert_choices.py, parallel/two_devices
     build, opened_model, program_plan → test_overrides.py, test_packed.py, test_model_families.py,
         test_kv_cache_dtype.py
     limits → test_device_defaults.py, test_host_states.py, test_overrides.py

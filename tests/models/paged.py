@@ -71,7 +71,7 @@ class Paged:
         @jax.jit
         def step(leaves, token_T, inputs, pages):
             model = registry.merge_params(graphdef, leaves)
-            hidden_TD, pages = model(token_T, inputs, pages, backend)
+            hidden_TD, pages, _ = model(token_T, inputs, pages, backend)
             return model.compute_logits(hidden_TD), pages
 
         self._step = step

@@ -57,7 +57,7 @@ def count_operations(spec: DecoderSpec, backend: NoAttention | None = None) -> C
 
     def step(leaves, token_T, inputs):
         model = registry.merge_params(graphdef, leaves)
-        hidden_TD, pages = model(token_T, (inputs,) * spec.num_layers, no_pages, backend or NoAttention())
+        hidden_TD, pages, _ = model(token_T, (inputs,) * spec.num_layers, no_pages, backend or NoAttention())
         return model.compute_logits(hidden_TD), pages
 
     inputs = AttentionInputs(ids_T, ids_T, table_BW, length_B, start_B1, max_queries_per_row=2)

@@ -67,6 +67,25 @@ class TorchModel:
         return self.model(torch.tensor([list(tokens)])).logits[0].numpy()
 
     @torch.inference_mode()
+    def experts(self, tokens: Sequence[int]) -> np.ndarray:
+        """[S, L, K]: the experts that its routers choose; zeros in layers that have none."""
+        chosen: dict[int, np.ndarray] = {}
+        hooks = []
+        for index, layer in enumerate(self.model.model.layers):
+            for module in layer.modules():
+                if type(module).__name__.lower().endswith("router"):
+
+                    def keep(_: Any, __: Any, output: Any, index: int = index) -> None:
+                        chosen[index] = output[-1].numpy()
+
+                    hooks.append(module.register_forward_hook(keep))
+        self.logits(tokens)
+        for hook in hooks:
+            hook.remove()
+        nothing = np.zeros_like(next(iter(chosen.values())))
+        return np.stack([chosen.get(index, nothing) for index in range(len(self.model.model.layers))], axis=1)
+
+    @torch.inference_mode()
     def greedy(self, tokens: Sequence[int], count: int) -> list[int]:
         """The next `count` best tokens, through transformers' own generate, never stopping early."""
         out = self.model.generate(

@@ -150,6 +150,7 @@ MODELS = {
     "{}/model --tool-call-parser hf": "needs a checkpoint that has a response_template",
     "{}/model --reasoning-parser openai_gptoss": "by the token <|channel|>, which this model's vocabulary lacks",
     "{}/model --hf-overrides.hidden_act odd": "'hidden_act' is 'odd'",
+    "{}/model --enable-return-routed-experts": "needs a model with experts, and LlamaForCausalLM has none",
     "{}/model --attention-backend tpu": "needs a TPU, and this is a cpu",
 }
 

@@ -155,7 +155,6 @@ def test_unknown_keys_are_not_kept(schema):
         ("ec_transfer_params", {"do_remote_encode": True}),
         ("watermarking", True),
         ("return_weight_versions", True),
-        ("routed_experts_prompt_start", 3),
     ],
 )
 async def test_what_is_not_built_yet_is_refused_by_name(api, field, value):

@@ -11,7 +11,7 @@ KEYS = """
     id object created model choices service_tier system_fingerprint usage prompt_logprobs prompt_token_ids
     kv_transfer_params ec_transfer_params metrics
 """
-CHOICE = ["index", "message", "logprobs", "finish_reason", "stop_reason", "token_ids"]
+CHOICE = ["index", "message", "logprobs", "finish_reason", "stop_reason", "token_ids", "routed_experts"]
 MESSAGE = ["role", "content", "refusal", "annotations", "audio", "function_call", "reasoning"]
 PROMPT = [ord(one) for one in "u:Hi|"]
 
@@ -28,7 +28,7 @@ async def test_what_does_not_apply_is_null(api):
     body = (await api.chat()).json
     choice = body["choices"][0]
     assert {body[key] for key in ("service_tier", *KEYS.split()[-5:])} == {None}
-    assert [choice[key] for key in ("logprobs", "stop_reason", "token_ids")] == [None] * 3
+    assert [choice[key] for key in ("logprobs", "stop_reason", "token_ids", "routed_experts")] == [None] * 4
     assert [choice["message"][key] for key in MESSAGE[2:]] == [None] * 5
 
 

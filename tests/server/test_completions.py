@@ -10,7 +10,7 @@ KEYS = """
     ec_transfer_params metrics
 """
 CHOICE = """
-    index text logprobs finish_reason stop_reason token_ids prompt_logprobs prompt_token_ids
+    index text logprobs finish_reason stop_reason token_ids prompt_logprobs prompt_token_ids routed_experts
 """
 A, B, C, D = (ord(one) for one in "abcd")
 
@@ -31,7 +31,7 @@ async def test_all_keys_are_there_in_order(api):
 
 async def test_what_does_not_apply_is_null(api):
     choice = (await body_of(api))["choices"][0]
-    assert [choice[key] for key in CHOICE.split() if key not in ("index", "text", "finish_reason")] == [None] * 5
+    assert [choice[key] for key in CHOICE.split() if key not in ("index", "text", "finish_reason")] == [None] * 6
 
 
 @pytest.mark.parametrize(

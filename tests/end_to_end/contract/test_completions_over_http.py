@@ -24,7 +24,7 @@ def test_the_keys_of_an_answer(ask):
     assert reply["object"] == "text_completion" and reply["id"].startswith("cmpl-")
     assert list(reply["choices"][0]) == [
         *("index", "text", "logprobs", "finish_reason", "stop_reason", "token_ids"),
-        *("prompt_logprobs", "prompt_token_ids"),
+        *("prompt_logprobs", "prompt_token_ids", "routed_experts"),
     ]
 
 

@@ -20,7 +20,8 @@ def test_the_keys_of_an_answer(ask):
     assert reply["object"] == "chat.completion" and type(reply["created"]) is int
     assert abs(reply["created"] - time.time()) < 600
     choice = reply["choices"][0]
-    assert list(choice) == ["index", "message", "logprobs", "finish_reason", "stop_reason", "token_ids"]
+    keys = ["index", "message", "logprobs", "finish_reason", "stop_reason", "token_ids", "routed_experts"]
+    assert list(choice) == keys
     message = choice["message"]
     assert list(message) == ["role", "content", "refusal", "annotations", "audio", "function_call", "reasoning"]
     assert set(list(message.values())[2:]) == {None}

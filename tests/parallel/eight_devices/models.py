@@ -121,7 +121,7 @@ class Prefill:
             if layout is not None:
                 leaves = leaves | dict(layout.adapt(leaves, stacks, jnp.full(num_tokens, layout.num_slots)))
             decoder = registry.merge_params(graphdef, leaves)
-            hidden_TD, pages = decoder(token_T, (inputs,) * spec.num_layers, pages, backend)
+            hidden_TD, pages, _ = decoder(token_T, (inputs,) * spec.num_layers, pages, backend)
             return decoder.compute_logits(hidden_TD), pages
 
         specs = (split_specs(self.leaves), split_specs(self.stacks), STACKED, WHOLE)
