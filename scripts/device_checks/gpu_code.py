@@ -59,7 +59,7 @@ class KernelCode:
         return sum(number for name, number in self.counts.items() if re.match(pattern, name))
 
 
-def dump_options(directory: Path | str) -> dict[str, str]:
+def dump_options(directory: Path | str) -> dict[str, str | bool]:
     """Return the compiler options with which XLA dumps a program; from jaxlib 0.11 on PTX only if it is asked for."""
     return {"xla_dump_to": str(directory), "xla_dump_emitter_re": ".*"}
 
