@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jaxserve.config import EngineConfig
-from jaxserve.engine import program_plan
+from jaxserve.engine import limits
 from jaxserve.engine.buckets import Buckets
 from jaxserve.engine.build import build
 from jaxserve.engine.compile import compile_counter
@@ -48,7 +48,7 @@ def configure(model, **settings):
 @pytest.fixture(scope="module", params=FAMILIES)
 def built(request, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(program_plan, "choose_buckets", lambda **_: Buckets(decode=(ROWS,), prefill=(64,)))
+        patch.setattr(limits, "choose_buckets", lambda **_: Buckets(decode=(ROWS,), prefill=(64,)))
         patch.setattr(ProgramTable, "modes", (SampleMode.SAMPLE, SampleMode.PROCESSORS, SampleMode.LOGPROBS))
         patch.setattr(ProgramTable, "prompt_logprobs", ())
         directory, adapters = write(tmp_path_factory.mktemp("model"), request.param, seed=3), request.param == "llama"
