@@ -4,7 +4,8 @@ fast: files whose tests take less than 11 s of processor time together, measured
 100 s: with `-m fast --numprocesses 2` less than a minute on two idle cores.
 long: what took longest of the whole suite, a quarter of its time, and shows again what shorter tests show: with real
 clients and corpora of schemas, on eight devices step by step, and with bugs that the simulation must find. scripts/test
-leaves them out unless they are asked for: `scripts/test -m long`.
+leaves them out unless they are asked for: `scripts/test -m long`. Those with real weights have a shorter sibling in
+end_to_end/test_real_weights.py.
 """
 
 import pytest
@@ -31,6 +32,9 @@ LONG = (
     "contract/test_hostile_grammars_over_http.py",
     "contract/test_many_schemas_over_http.py",
     "contract/test_structured_schemas_over_http.py",
+    "engine/test_packed.py::test_without_a_compiler_the_plain_product_serves",
+    "models/test_gemma3_270m.py::test_logits_match_transformers_behind_the_window",
+    "models/test_smollm2.py::test_twenty_prompts_are_continued",
     "parallel/test_eight_devices.py::test_on_eight_devices[check_families.py]",
     "parallel/test_eight_devices.py::test_on_eight_devices[check_tokens.py]",
     "simulation/test_simulation.py::test_a_bug_is_found",
