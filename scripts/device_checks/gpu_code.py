@@ -10,6 +10,7 @@ import subprocess
 from collections import Counter
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,8 +61,13 @@ class KernelCode:
 
 
 def dump_options(directory: Path | str) -> dict[str, str | bool]:
-    """Return the compiler options with which XLA dumps a program; from jaxlib 0.11 on PTX only if it is asked for."""
-    return {"xla_dump_to": str(directory), "xla_dump_emitter_re": ".*"}
+    """Return the compiler options with which XLA dumps a program and its PTX.
+
+    jaxlib 0.11 dumps PTX only if it is asked for; 0.10 does so by itself, and takes minutes if it is asked.
+    """
+    dumps_on_request = tuple(map(int, version("jaxlib").split(".")[:2])) >= (0, 11)
+    options: dict[str, str | bool] = {"xla_dump_to": str(directory)}
+    return options | ({"xla_dump_emitter_re": ".*"} if dumps_on_request else {})
 
 
 def read_kernels(directory: Path, architecture: str) -> list[KernelCode]:
