@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import numpy as np
 
-from jaxserve.weights.mapped_file import ALIGNMENT_BYTES
+from jaxserve.weights.mapped_file import ALIGNMENT_BYTES, aligned_empty
 
 REGION_BYTES = 32 << 20
 # Larger arrays get memory of their own, and by numpy huge pages for all of it but its ends.
@@ -47,9 +47,9 @@ class WeightMemory:
 
 
 def allocate_region() -> np.ndarray:
-    """Return REGION_BYTES bytes of zeros that take no memory yet, in huge pages where the system has them."""
+    """Return uint8 [REGION_BYTES] that takes no memory yet, in huge pages where the system has them."""
     if not hasattr(mmap, "MADV_HUGEPAGE"):
-        return np.zeros(REGION_BYTES, np.uint8)
+        return aligned_empty((REGION_BYTES,), np.dtype(np.uint8))
     region = mmap.mmap(-1, REGION_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with suppress(OSError):  # from a kernel that was built without them
         region.madvise(mmap.MADV_HUGEPAGE)

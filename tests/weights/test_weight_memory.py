@@ -1,10 +1,12 @@
 """Memory for weights in huge pages: nothing overlaps, JAX adopts it, and it goes with its last array."""
 
+import mmap
 from concurrent.futures import ThreadPoolExecutor
 
 import hypothesis.strategies as st
 import jax
 import numpy as np
+import pytest
 from hypothesis import given, settings
 
 from jaxserve.weights import weight_memory
@@ -36,7 +38,10 @@ def test_a_large_array_stays_where_it_is():
     assert WeightMemory().keep(large) is large
 
 
-def test_jax_adopts_what_is_kept():
+@pytest.mark.parametrize("has_huge_pages", [True, False])
+def test_jax_adopts_what_is_kept(has_huge_pages, monkeypatch):
+    if not has_huge_pages:
+        monkeypatch.delattr(mmap, "MADV_HUGEPAGE", raising=False)
     kept = WeightMemory().keep(np.ones((64, 64), np.float32))
     assert jax.device_put(kept).unsafe_buffer_pointer() == kept.ctypes.data
 
